@@ -1,0 +1,138 @@
+"""Compile a checkpoint into a bundle: the graph, and everything else that a server needs to judge with it.
+
+    python -m build_scripts.compile --checkpoint build/merged --out build/bundle
+
+The graph is built from the checkpoint with OpenVINO's own ops (no torch). Its float precision is picked by a
+short measurement on this machine: bfloat16 where the CPU multiplies it faster, float32 elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from tritonguard.errors import BundleError
+
+from build_scripts.folders import finished_folder
+from build_scripts.progress import Steps
+from engines.bundle import OPENVINO
+from engines.checkpoint import Checkpoint
+from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS, Prefix, suffix_inputs
+from engines.local.forward_openvino import build_graph
+from engines.local.runtime import GRAPH, PRECISIONS, Runtime
+from engines.manifest import is_current, read_manifest, write_manifest
+
+COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+NOTICES = "notices"
+MAX_TOKENS = 4096  # as NVIDIA's examples serve the model (--max-model-len 4096)
+_ROUNDS, _PREFIX, _SUFFIX = 3, 338, 154  # the shape of a short request under the built-in policy
+
+
+def compile_bundle(
+    checkpoint: Path,
+    out: Path,
+    *,
+    precision: str | None = None,
+    max_tokens: int = MAX_TOKENS,
+    force: bool = False,
+) -> Path:
+    """Write the bundle to `out` (kept if its manifest still matches).
+
+    precision: one of PRECISIONS; None measures. Raises BundleError: no checkpoint, or files missing in it.
+    """
+    inputs = {
+        "checkpoint_revision": read_manifest(checkpoint)["revision"],
+        "precision": precision,
+        "max_tokens": max_tokens,
+        "openvino": ov.__version__,
+    }
+    if not force and is_current(out, inputs):
+        print(f"bundle: {out} is current")
+        return out
+    steps = Steps("bundle", total=4)
+    with finished_folder(out) as folder:
+        steps.next("building the graph")
+        ov.save_model(build_graph(Checkpoint.open(checkpoint)), folder / GRAPH, compress_to_fp16=False)
+        for name in COPIED:
+            if not (checkpoint / name).is_file():
+                raise BundleError(f"{checkpoint.name} has no {name}")
+            shutil.copyfile(checkpoint / name, folder / name)
+        if (checkpoint / NOTICES).is_dir():
+            shutil.copytree(checkpoint / NOTICES, folder / NOTICES)
+        steps.next("measuring precisions on this machine" if precision is None else f"precision {precision}")
+        measured = {} if precision else measure_precisions(folder)
+        chosen = precision or min(measured, key=lambda name: measured[name])
+        if measured:
+            print("  " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in measured.items()) + f": {chosen}")
+        steps.next("hashing")
+        write_manifest(
+            folder,
+            kind="bundle",
+            inputs=inputs,
+            target=OPENVINO,
+            precision=chosen,
+            measured_ms={name: round(ms, 1) for name, ms in measured.items()},
+            capabilities={
+                "segments": sorted(SERVED_SEGMENTS),
+                "choices": SERVED_CHOICES,
+                "vision": "none",
+                "max_tokens": max_tokens,
+            },
+        )
+        steps.next(f"done: {out}")
+    return out
+
+
+def measure_precisions(folder: Path) -> Mapping[str, float]:
+    """Median milliseconds of one short request's pass in each precision, rounds interleaved."""
+    config = Checkpoint.read_config(folder)
+    generator = np.random.default_rng(0)
+    states = generator.standard_normal(
+        (2, config.num_hidden_layers, config.num_key_value_heads, _PREFIX, config.head_dim), np.float32
+    )
+    ids = generator.integers(0, config.vocab_size, (1, _SUFFIX)).astype(np.int32)
+    inputs = suffix_inputs(Prefix(_PREFIX, *states), ids, rows=[[_SUFFIX - 1]], candidates=[0, 1])
+    runtimes = {name: Runtime.load(folder, precision=name) for name in PRECISIONS}
+    times: dict[str, list[float]] = {name: [] for name in PRECISIONS}
+    for round_number in range(_ROUNDS + 1):
+        for name, runtime in runtimes.items():
+            began = time.perf_counter()
+            runtime.run(**inputs)
+            if round_number:  # the first one warms up
+                times[name].append((time.perf_counter() - began) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m build_scripts.compile",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", type=Path, default=Path("build/merged"), help="merged checkpoint")
+    parser.add_argument("--out", type=Path, default=Path("build/bundle"), help="bundle to write")
+    parser.add_argument("--precision", choices=PRECISIONS, help="skip the measurement")
+    parser.add_argument(
+        "--max-tokens", type=int, default=MAX_TOKENS, help="longest prompt served (%(default)s)"
+    )
+    parser.add_argument("--force", action="store_true", help="build again even if the bundle is current")
+    args = parser.parse_args(argv)
+    try:
+        compile_bundle(
+            args.checkpoint, args.out, precision=args.precision, max_tokens=args.max_tokens, force=args.force
+        )
+    except BundleError as error:
+        print(f"compile: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Merge a LoRA adapter into its base: W' = W + (alpha / r) * B @ A, summed in float32 and rounded once.
+
+    python -m build_scripts.merge_lora --base build/base --adapter adapters/embedded --out build/merged
+
+Streams: one tensor is in memory at a time, so that a 4B checkpoint needs about 1 GB. Every file keeps its
+header, so names, order, dtypes and shapes are the base's; tensors without an update are copied as bytes, as
+are config.json, the tokenizer and the chat template. The adapter's notices go along, in notices/.
+The adapter may have been trained with any transformers from 4.50 on. What can't be merged exactly is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tritonguard.errors import BundleError
+
+from build_scripts.folders import finished_folder
+from build_scripts.peft_adapter import CONFIG, WEIGHTS, Adapter, canonical_base_module
+from build_scripts.progress import Steps
+from engines.checkpoint import Checkpoint, TensorFile, float32_to_bfloat16, rewrite_tensors
+from engines.manifest import NAME, is_current, read_manifest, sha256_file, verify_files, write_manifest
+
+_COPIED = ("*.json", "*.jinja", "*.model")
+_NOTICES = ("LICENSE*", "NOTICE*", "README*", "GEMMA_TERMS*")
+
+
+def merge(*, base: Path, adapter: Path, out: Path, force: bool = False) -> Path:
+    """Write the merged checkpoint to `out` (kept if its manifest still matches, unless `force`).
+
+    base: a checkpoint folder in the published layout. adapter: a PEFT LoRA folder. Returns `out`.
+    Raises BundleError, and leaves `out` as it was, when the two can't be merged exactly.
+    """
+    _refuse_overwriting(base, adapter, out)
+    inputs = merge_inputs(base, adapter)
+    if not force and is_current(out, inputs):
+        print(f"merge: {out} is current")
+        return out
+    steps = Steps("merge", total=3)
+    steps.next("checking base and adapter")
+    _verify(base, adapter)
+    checkpoint, update = Checkpoint.open(base), Adapter.open(adapter)
+    _check_fit(checkpoint, update)
+    with finished_folder(out) as folder:
+        norms: dict[str, float] = {}
+        steps.next(f"adding {len(update.modules)} updates to {len(checkpoint.files)} tensors")
+        for file in weight_files(checkpoint):
+            names = steps.track(file.stored_order(), total=len(file.header))
+            rewrite_tensors(file, folder / file.path.name, _merged(file, names, update, norms))
+        _copy_files(base, adapter, folder)
+        steps.next("hashing")
+        write_manifest(folder, kind="checkpoint", inputs=inputs, relative_update=norms)
+    return out
+
+
+def merge_inputs(base: Path, adapter: Path) -> dict[str, Any]:
+    """What a merge is made from. Raises BundleError when the adapter was trained on another base."""
+    for folder in (base, adapter):
+        if not folder.is_dir():
+            raise BundleError(f"there is no folder {folder}")
+    base_revision = _revision(base, "checkpoint")
+    adapter_revision = _revision(adapter, "adapter")
+    if (base / NAME).is_file() and (adapter / NAME).is_file():
+        trained_on = read_manifest(adapter)["inputs"].get("base_revision")
+        if trained_on != base_revision:
+            raise BundleError(
+                f"the adapter was trained on base revision {str(trained_on)[:12]}, "
+                f"this base is {base_revision[:12]}"
+            )
+    return {
+        "base_revision": base_revision,
+        "adapter_revision": adapter_revision,
+        # Notices are written after training: a changed one must reach the merged folder too.
+        "notices_sha256": {path.name: sha256_file(path) for path in _notices(adapter)},
+    }
+
+
+def weight_files(checkpoint: Checkpoint) -> list[TensorFile]:
+    """The checkpoint's safetensors files, in the order of their names."""
+    return sorted(
+        {file.path: file for file in checkpoint.files.values()}.values(), key=lambda file: file.path
+    )
+
+
+def _revision(folder: Path, kind: str) -> str:
+    """The manifest's revision; for a folder without a manifest (a download) the hashes of its files."""
+    if (folder / NAME).is_file():
+        manifest = read_manifest(folder)
+        if manifest["kind"] != kind:
+            raise BundleError(f"{folder} is of kind {manifest['kind']!r}, expected is {kind!r}")
+        return str(manifest["revision"])
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja"))
+    return " ".join(f"{path.name}:{sha256_file(path)}" for path in files)
+
+
+def _verify(base: Path, adapter: Path) -> None:
+    """Raises BundleError where bytes differ from a manifest (notices may be younger than theirs)."""
+    if (base / NAME).is_file():
+        verify_files(base, read_manifest(base))
+    if (adapter / NAME).is_file():
+        listed = read_manifest(adapter)["files"]
+        for name in (CONFIG, WEIGHTS):
+            path = adapter / name
+            if not path.is_file() or sha256_file(path) != listed.get(name, {}).get("sha256"):
+                raise BundleError(f"{adapter.name}: {name} is not the file of the manifest")
+
+
+def _check_fit(checkpoint: Checkpoint, update: Adapter) -> None:
+    """Every update has a float weight of its shape, and the config is in the form that may be shipped."""
+    _ = checkpoint.text_config
+    modules = {canonical_base_module(key): key for key in checkpoint.files}
+    for module in update.modules:
+        key = modules.get(module)
+        if key is None:
+            raise BundleError(f"the adapter updates {module}, which the base doesn't have")
+        spec = checkpoint.files[key].header[key]
+        if tuple(spec["shape"]) != update.shape(module):
+            raise BundleError(f"{module}: shape {spec['shape']}, but the adapter's is {update.shape(module)}")
+        if spec["dtype"] not in ("BF16", "F32"):
+            raise BundleError(f"{module}: dtype {spec['dtype']} can't be merged into (BF16 and F32 can)")
+
+
+def _merged(
+    file: TensorFile, names: Iterable[str], update: Adapter, norms: dict[str, float]
+) -> Iterator[npt.NDArray[Any]]:
+    """The tensors `names` of a base file after the merge; fills `norms` with ||delta|| / ||W|| by module."""
+    for key in names:
+        module = canonical_base_module(key)
+        if module is None or module not in update.modules:
+            yield file.stored_bytes(key)
+            continue
+        weight, delta = file.float32(key), update.delta(module)
+        norms[module] = _relative_norm(module, delta, weight)
+        weight = weight + delta
+        yield float32_to_bfloat16(weight) if file.header[key]["dtype"] == "BF16" else weight
+
+
+def _relative_norm(module: str, delta: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]) -> float:
+    ratio = float(np.linalg.norm(delta)) / max(float(np.linalg.norm(weight)), 1e-30)
+    if not np.isfinite(ratio):
+        raise BundleError(f"{module}: base or adapter holds values that are not finite")
+    return float(f"{ratio:.6g}")
+
+
+def _notices(adapter: Path) -> list[Path]:
+    return sorted(path for pattern in _NOTICES for path in adapter.glob(pattern) if path.is_file())
+
+
+def _copy_files(base: Path, adapter: Path, folder: Path) -> None:
+    for path in sorted(path for pattern in _COPIED for path in base.glob(pattern)):
+        if path.name != NAME:
+            shutil.copyfile(path, folder / path.name)
+    (folder / "notices").mkdir()
+    for path in _notices(adapter):
+        shutil.copyfile(path, folder / "notices" / path.name)
+
+
+def _refuse_overwriting(base: Path, adapter: Path, out: Path) -> None:
+    """`out` is replaced as a whole: it must be new, empty, or a folder that a build made."""
+    resolved = out.resolve()
+    for folder in (base.resolve(), adapter.resolve()):
+        if resolved == folder or resolved in folder.parents or folder in resolved.parents:
+            raise BundleError(f"--out {out} overlaps {folder.name}, which is read")
+    if out.exists() and not (out / NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"--out {out} holds something that no build made; remove it or choose another")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m build_scripts.merge_lora",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit status: 0 merged or already current, 1 refused (reason on stderr), 2 wrong usage.",
+    )
+    add = parser.add_argument
+    add("--base", type=Path, required=True, help="checkpoint folder that the adapter was trained on")
+    add("--adapter", type=Path, required=True, help=f"PEFT folder: {CONFIG}, {WEIGHTS}")
+    add("--out", type=Path, required=True, help="folder to write; it appears whole or not at all")
+    add("--force", action="store_true", help="merge again even if the folder is current")
+    args = parser.parse_args(argv)
+    try:
+        merge(base=args.base, adapter=args.adapter, out=args.out, force=args.force)
+    except BundleError as error:
+        print(f"merge_lora: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

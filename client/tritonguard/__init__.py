@@ -1,0 +1,78 @@
+"""Client and contract of the tritonguard moderation server.
+
+import tritonguard
+
+with tritonguard.Guard() as guard:
+    print(guard.check("How do I bake bread?").decision)
+"""
+
+from tritonguard.errors import (
+    ERRORS,
+    BundleError,
+    DeadlineExceeded,
+    ErrorSpec,
+    GuardError,
+    IndeterminateVerdict,
+    InternalError,
+    InvalidRequest,
+    Overloaded,
+    PromptTooLong,
+    Unavailable,
+    Unimplemented,
+    UnsupportedContract,
+)
+from tritonguard.examples import CANARY, EXAMPLES, Example
+from tritonguard.guard import Guard
+from tritonguard.health import CanaryResult, Health
+from tritonguard.label import Label, Safety
+from tritonguard.policy import CustomCategory, Policy, Thresholds
+from tritonguard.request import GuardRequest, Mode, Turn
+from tritonguard.taxonomy import CATEGORIES, TAXONOMY_VERSION, Category
+from tritonguard.tensors import CONTRACT_VERSION
+from tritonguard.transport import GrpcTransport, MockTransport, Readiness, Transport
+from tritonguard.verdict import Decision, Outcome, Record, Verdict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CANARY",
+    "CATEGORIES",
+    "CONTRACT_VERSION",
+    "ERRORS",
+    "EXAMPLES",
+    "TAXONOMY_VERSION",
+    "BundleError",
+    "CanaryResult",
+    "Category",
+    "CustomCategory",
+    "DeadlineExceeded",
+    "Decision",
+    "ErrorSpec",
+    "Example",
+    "GrpcTransport",
+    "Guard",
+    "GuardError",
+    "GuardRequest",
+    "Health",
+    "IndeterminateVerdict",
+    "InternalError",
+    "InvalidRequest",
+    "Label",
+    "MockTransport",
+    "Mode",
+    "Outcome",
+    "Overloaded",
+    "Policy",
+    "PromptTooLong",
+    "Readiness",
+    "Record",
+    "Safety",
+    "Thresholds",
+    "Transport",
+    "Turn",
+    "Unavailable",
+    "Unimplemented",
+    "UnsupportedContract",
+    "Verdict",
+    "__version__",
+]

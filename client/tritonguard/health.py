@@ -1,0 +1,85 @@
+"""Is a server able to judge? A port that answers is no proof, two right verdicts are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tritonguard.errors import GuardError
+from tritonguard.examples import CANARY, Example
+from tritonguard.policy import Policy
+from tritonguard.request import GuardRequest
+from tritonguard.transport import Readiness
+from tritonguard.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class CanaryResult:
+    """One example text through the server. verdict: None where an error came instead, and the other way
+    round."""
+
+    example: Example
+    latency_ms: float
+    verdict: Verdict | None
+    error: GuardError | None
+
+    @property
+    def passed(self) -> bool:
+        """True where the label is the expected one."""
+        return self.verdict is not None and self.verdict.label.user_safety is self.example.expected
+
+
+@dataclass(frozen=True)
+class Health:
+    """readiness: the server's word. canary: what it can do; empty where it says that it is not ready."""
+
+    readiness: Readiness
+    canary: tuple[CanaryResult, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """True where the server is ready and every canary got its expected label."""
+        says = self.readiness.live and self.readiness.ready and self.readiness.model_ready
+        return says and bool(self.canary) and all(result.passed for result in self.canary)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "healthy": self.healthy,
+            "live": self.readiness.live,
+            "ready": self.readiness.ready,
+            "model_ready": self.readiness.model_ready,
+            "canary": [
+                {
+                    "example": result.example.id,
+                    "expected": result.example.expected.value,
+                    "label": result.verdict.label.user_safety.value if result.verdict else None,
+                    "p_unsafe": result.verdict.label.p_unsafe_user if result.verdict else None,
+                    "error": result.error.kind if result.error else None,
+                    "latency_ms": round(result.latency_ms, 1),
+                    "passed": result.passed,
+                }
+                for result in self.canary
+            ],
+        }
+
+
+def examine(readiness: Readiness, judge: Callable[[GuardRequest], Verdict], *, deadline_s: float) -> Health:
+    """The health of a server that says `readiness` of itself and answers requests through `judge`."""
+    if not readiness.model_ready:
+        return Health(readiness, ())
+    return Health(readiness, tuple(_run(example, judge, deadline_s) for example in CANARY))
+
+
+def _run(example: Example, judge: Callable[[GuardRequest], Verdict], deadline_s: float) -> CanaryResult:
+    # Built-in policy and on_error raise: nobody's own thresholds may colour what the server can do.
+    request = GuardRequest(prompt=example.prompt, policy=Policy(on_error="raise"), deadline_s=deadline_s)
+    verdict, failure = None, None
+    start = time.perf_counter()
+    try:
+        verdict = judge(request)
+    except GuardError as error:
+        failure = error
+    return CanaryResult(example, (time.perf_counter() - start) * 1000, verdict, failure)

@@ -1,0 +1,225 @@
+"""One request, and its form on the wire.
+
+`GuardRequest` validates itself, once at the client and once at the door of the server (`from_tensors`).
+`to_tensors` and `from_tensors` are each other's inverse. The client sends all that a caller asks for; the
+server is the one that refuses what it has not built (`refuse_unbuilt`), so that this client can use a newer
+server.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Collection, Mapping
+from enum import Enum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StrictBytes, StrictInt, field_validator
+
+from tritonguard import tensors as wire
+from tritonguard.errors import GuardError, InvalidRequest, Unimplemented, UnsupportedContract
+from tritonguard.models import ContractModel, Text
+from tritonguard.policy import Policy
+
+MAX_TEXT_BYTES = 1 << 20
+"""UTF-8 bytes of a prompt or a response; far above any token budget, it only bounds the work of refusing."""
+
+MAX_DEADLINE_S = 600.0
+DEFAULT_DEADLINE_S = 10.0
+MAX_THINK_BUDGET = 32_768
+_INT32_MAX = 2**31 - 1
+
+PrintableAscii = Annotated[Text, Field(pattern=r"^[\x20-\x7e]{1,128}$")]
+
+
+class Mode(str, Enum):
+    """verdict: labels and probabilities. categories: also which categories. think: reasoning first."""
+
+    VERDICT = "verdict"
+    CATEGORIES = "categories"
+    THINK = "think"
+
+
+SERVED: frozenset[str] = frozenset()
+"""Dotted names of the optional fields that this release serves beside the plain verdict on a prompt."""
+
+
+class Turn(ContractModel):
+    """A turn of an earlier exchange (reserved)."""
+
+    path: ClassVar[str] = "turns"
+
+    role: Literal["user", "assistant"]
+    content: Text
+
+
+class GuardRequest(ContractModel):
+    """What is to be judged, under which policy, by when.
+
+    prompt: the user's text; blank only beside an image. response: the assistant's; None: judge the prompt
+    alone.
+    images: encoded files (never addresses) in the order of the conversation.
+    think_budget: most tokens of reasoning, for mode `think`; None leaves it to the server.
+    deadline_s: seconds from sending to verdict, more than 0 and at most 600; kept in whole milliseconds.
+    priority, tenant: carried and recorded. request_id: printable ASCII, made up where not given.
+    turns: reserved for more than one exchange; None today.
+
+    Raises InvalidRequest whose `field` names the value.
+    """
+
+    prompt: Text
+    response: Text | None = None
+    images: tuple[Annotated[StrictBytes, Field(min_length=1)], ...] = ()
+    policy: Policy = Policy()
+    mode: Mode = Mode.VERDICT
+    think_budget: Annotated[StrictInt, Field(ge=1, le=MAX_THINK_BUDGET)] | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S, strict=True)] = DEFAULT_DEADLINE_S
+    priority: Annotated[StrictInt, Field(ge=0, le=_INT32_MAX)] = 0
+    tenant: PrintableAscii | None = None
+    request_id: PrintableAscii = Field(default_factory=lambda: uuid.uuid4().hex)
+    turns: Annotated[tuple[Turn, ...], Field(min_length=1)] | None = None
+
+    @field_validator("prompt", "response")
+    @classmethod
+    def _fits(cls, text: str | None) -> str | None:
+        if text is not None and len(text.encode("utf-8")) > MAX_TEXT_BYTES:
+            raise ValueError(f"larger than {MAX_TEXT_BYTES} bytes")
+        return text
+
+    @field_validator("deadline_s")
+    @classmethod
+    def _whole_milliseconds(cls, deadline_s: float) -> float:
+        return max(1, round(deadline_s * 1000)) / 1000
+
+    def check_whole(self) -> None:
+        # The template strips texts, so a blank one would ask about nothing and be answered "safe".
+        if not self.prompt.strip() and not self.images:
+            raise InvalidRequest("prompt: blank, and there is no image", field="prompt")
+        if self.response is not None and not self.response.strip():
+            raise InvalidRequest("response: blank; leave it out to judge the prompt alone", field="response")
+        if self.think_budget is not None and self.mode is not Mode.THINK:
+            raise InvalidRequest("think_budget: needs mode think", field="think_budget")
+
+    @classmethod
+    def create(cls, **values: Any) -> GuardRequest:
+        """The request of loosely typed values (mode as text, lists for tuples). Raises InvalidRequest."""
+        return cls.model_validate(values)
+
+
+def unbuilt_fields(request: GuardRequest, *, served: Collection[str] = SERVED) -> tuple[str, ...]:
+    """Dotted names of what the request asks for beyond `served`; empty: all is served."""
+    asked = {
+        "response": request.response is not None,
+        "images": bool(request.images),
+        "mode": request.mode is not Mode.VERDICT,
+        "think_budget": request.think_budget is not None,
+        "turns": request.turns is not None,
+    }
+    names = [name for name, is_asked in asked.items() if is_asked]
+    names += [f"policy.{name}" for name in request.policy.unbuilt_fields()]
+    return tuple(name for name in names if name not in served)
+
+
+def refuse_unbuilt(request: GuardRequest, *, served: Collection[str] = SERVED) -> None:
+    """The rule of the server's door: raises Unimplemented that names the first field not served."""
+    for field in unbuilt_fields(request, served=served):
+        raise Unimplemented(
+            f"{field}: not served by this release", field=field, request_id=request.request_id
+        )
+
+
+def to_tensors(request: GuardRequest) -> dict[str, wire.Array]:
+    """The REQUEST tensors of a request; optional ones only where they say more than their default."""
+    tensors = {
+        "CONTRACT_VERSION": wire.pack("CONTRACT_VERSION", [wire.CONTRACT_VERSION]),
+        "REQUEST_ID": wire.pack_text("REQUEST_ID", request.request_id),
+        "PROMPT": wire.pack_text("PROMPT", request.prompt),
+        "MODE": wire.pack_text("MODE", request.mode.value),
+        "DEADLINE_MS": wire.pack("DEADLINE_MS", [round(request.deadline_s * 1000)]),
+    }
+    if request.response is not None:
+        tensors["RESPONSE"] = wire.pack_text("RESPONSE", request.response)
+    if request.images:
+        tensors["IMAGES"] = wire.pack("IMAGES", request.images)
+    if request.policy != Policy():
+        tensors["POLICY"] = wire.pack_text("POLICY", request.policy.canonical_json())
+    if request.think_budget is not None:
+        tensors["THINK_BUDGET"] = wire.pack("THINK_BUDGET", [request.think_budget])
+    if request.priority:
+        tensors["PRIORITY"] = wire.pack("PRIORITY", [request.priority])
+    if request.tenant is not None:
+        tensors["TENANT"] = wire.pack_text("TENANT", request.tenant)
+    if request.turns is not None:
+        turns = [turn.model_dump() for turn in request.turns]
+        tensors["TURNS"] = wire.pack_text("TURNS", json.dumps(turns, ensure_ascii=False))
+    return tensors
+
+
+def from_tensors(tensors: Mapping[str, wire.Array]) -> GuardRequest:
+    """The request that arrives at the server; the inverse of `to_tensors`.
+
+    Raises UnsupportedContract for a version this server does not know (looked at first: nothing else of such
+    a request can be trusted to mean what it seems) and InvalidRequest for everything malformed. Both carry
+    the request id where it could be read.
+    """
+    request_id = _request_id(tensors)
+    try:
+        version = wire.require_int(tensors, "CONTRACT_VERSION")
+        if version not in wire.SUPPORTED_CONTRACTS:
+            known = ", ".join(str(number) for number in sorted(wire.SUPPORTED_CONTRACTS))
+            raise UnsupportedContract(f"contract version {version} is not one of: {known}")
+        return _read(tensors)
+    except wire.MalformedTensor as error:
+        raise InvalidRequest(str(error), field=error.name.lower(), request_id=request_id) from None
+    except GuardError as error:
+        error.request_id = request_id
+        raise
+
+
+def _read(tensors: Mapping[str, wire.Array]) -> GuardRequest:
+    unknown = sorted(set(tensors) - {spec.name for spec in wire.REQUEST})
+    if unknown:
+        raise InvalidRequest(f"unknown tensor {unknown[0]}", field=unknown[0].lower())
+    images = wire.unpack(tensors, "IMAGES")
+    policy = wire.unpack_text(tensors, "POLICY")
+    turns = wire.unpack_text(tensors, "TURNS")
+    return GuardRequest(
+        prompt=wire.require_text(tensors, "PROMPT"),
+        response=wire.unpack_text(tensors, "RESPONSE"),
+        images=() if images is None else tuple(images),
+        policy=Policy() if policy is None else Policy.from_json(policy),
+        mode=_mode(wire.require_text(tensors, "MODE")),
+        think_budget=wire.unpack_int(tensors, "THINK_BUDGET"),
+        deadline_s=wire.require_int(tensors, "DEADLINE_MS") / 1000,
+        priority=wire.unpack_int(tensors, "PRIORITY") or 0,
+        tenant=wire.unpack_text(tensors, "TENANT"),
+        request_id=wire.require_text(tensors, "REQUEST_ID"),
+        turns=None if turns is None else _turns(turns),
+    )
+
+
+def _mode(text: str) -> Mode:
+    try:
+        return Mode(text)
+    except ValueError:
+        known = ", ".join(mode.value for mode in Mode)
+        raise InvalidRequest(f"mode: not one of {known}", field="mode") from None
+
+
+def _turns(text: str) -> tuple[Turn, ...]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("turns: not JSON", field="turns") from None
+    if not isinstance(data, list):
+        raise InvalidRequest("turns: not a list", field="turns")
+    return tuple(Turn.model_validate(turn) for turn in data)
+
+
+def _request_id(tensors: Mapping[str, wire.Array]) -> str | None:
+    """For the error's sake only, so anything wrong with it is None here."""
+    try:
+        text = wire.unpack_text(tensors, "REQUEST_ID")
+    except wire.MalformedTensor:
+        return None
+    return text if text and text.isascii() and text.isprintable() and len(text) <= 128 else None

@@ -1,0 +1,1 @@
+"""The decode program and the engines that run it."""

@@ -1,0 +1,76 @@
+"""A bundle: the one folder that a server loads. graph or checkpoint, tokenizer, template, notices, manifest.
+
+manifest.json        kind "bundle": target, precision, capabilities, hashes of everything below
+graph.xml, graph.bin the compiled graph (target openvino)
+config.json          the checkpoint's own
+tokenizer.json, tokenizer_config.json, chat_template.jinja
+notices/             licence terms and statement of changes of the weights
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tritonguard.errors import BundleError
+
+from engines.manifest import read_manifest, verify_files
+from engines.protocol import Capabilities, Engine
+
+OPENVINO = "openvino"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Raises BundleError: not a bundle, a file missing, changed or added since it was compiled."""
+        manifest = read_manifest(folder)
+        if manifest["kind"] != "bundle":
+            raise BundleError(f"{folder.name} is a {manifest['kind']}, not a bundle")
+        verify_files(folder, manifest)
+        return cls(folder, manifest)
+
+    @property
+    def target(self) -> str:
+        return str(self.manifest["target"])
+
+    @property
+    def precision(self) -> str:
+        """Of the arithmetic: "f32" or "bf16"."""
+        return str(self.manifest["precision"])
+
+    @property
+    def revision(self) -> str:
+        """SHA-256 over the bundle's files."""
+        return str(self.manifest["revision"])
+
+    @property
+    def model_revision(self) -> str:
+        """SHA-256 over the merged checkpoint's files."""
+        return str(self.manifest["inputs"]["checkpoint_revision"])
+
+    @property
+    def capabilities(self) -> Capabilities:
+        declared = self.manifest["capabilities"]
+        return Capabilities(
+            segments=frozenset(declared["segments"]),
+            choices=declared["choices"],
+            vision=declared["vision"],
+            max_tokens=declared["max_tokens"],
+        )
+
+
+def open_engine(bundle: Bundle) -> Engine:
+    """The engine of the bundle's target, loaded. Raises BundleError for a target this release does not run."""
+    if bundle.target == OPENVINO:
+        # Here, not above: preprocess and verdict read bundles too and have no use for OpenVINO.
+        from engines.local.engine import LocalEngine
+
+        return LocalEngine.load(bundle)
+    raise BundleError(f"target {bundle.target!r} is not served by this release (openvino is)")

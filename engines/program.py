@@ -1,0 +1,104 @@
+"""The decode program: a guard's answer as forced text, choices, a category list and bounded free text.
+
+The published answer is almost all forced:
+
+    User Safety: safe|unsafe
+    Response Safety: safe|unsafe        only with a response
+    Safety Categories: A, B             only in categories mode
+
+`program_for` writes it down once, as segments; every engine executes the same segments and says in its
+capabilities which of them it can. Forced text is part of the prefill; a choice is read from the logits
+behind it, so a verdict costs one pass and comes with its probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tritonguard.errors import BundleError
+from tritonguard.request import Mode
+from tritonguard.taxonomy import CATEGORIES
+
+Encode = Callable[[str], list[int]]
+
+USER_HEAD = "User Safety:"
+RESPONSE_HEAD = "\nResponse Safety:"
+CATEGORIES_HEAD = "\nSafety Categories:"
+THINK_HEAD, THINK_END = "<think>\n", "</think>"
+SAFE_WORD, UNSAFE_WORD = " safe", " unsafe"
+CATEGORY_NAMES = tuple(category.name for category in CATEGORIES)
+MAX_CATEGORY_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Token ids that the answer holds whatever the model says."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of two single tokens, read from the logits of the position before it. `side`: "user" or "response".
+
+    What follows a choice is conditional on it: an engine may run both continuations in the same pass, as
+    branches that don't see each other, and keep the one behind the likelier option.
+    """
+
+    side: str
+    safe: int
+    unsafe: int
+
+
+@dataclass(frozen=True)
+class NameList:
+    """A comma-separated list over a trie of allowed names; `names` None: any one line of text (Mode A)."""
+
+    names: tuple[str, ...] | None
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class FreeText:
+    """Free text up to `max_tokens` or the token ids of `end`, whichever comes first."""
+
+    max_tokens: int
+    end: tuple[int, ...]
+
+
+Segment = Forced | Choice | NameList | FreeText
+
+
+@dataclass(frozen=True)
+class Program:
+    segments: tuple[Segment, ...]
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Names of the segment types used, for checking against an engine's capabilities."""
+        return frozenset(type(segment).__name__ for segment in self.segments)
+
+
+def program_for(mode: Mode, *, has_response: bool, encode: Encode, think_budget: int = 0) -> Program:
+    """The answer's program. `encode`: plain text -> token ids, without `<bos>`.
+
+    Raises BundleError when the tokenizer splits " safe" or " unsafe" (then no choice is one token).
+    """
+    segments: list[Segment] = []
+    if mode is Mode.THINK:
+        segments += [Forced(tuple(encode(THINK_HEAD))), FreeText(think_budget, tuple(encode(THINK_END)))]
+    safe, unsafe = (_single(encode, word) for word in (SAFE_WORD, UNSAFE_WORD))
+    segments += [Forced(tuple(encode(USER_HEAD))), Choice("user", safe, unsafe)]
+    if has_response:
+        segments += [Forced(tuple(encode(RESPONSE_HEAD))), Choice("response", safe, unsafe)]
+    if mode is Mode.CATEGORIES:
+        segments += [Forced(tuple(encode(CATEGORIES_HEAD))), NameList(CATEGORY_NAMES, MAX_CATEGORY_TOKENS)]
+    return Program(tuple(segments))
+
+
+def _single(encode: Encode, word: str) -> int:
+    ids = encode(word)
+    if len(ids) != 1:
+        raise BundleError(f"the tokenizer splits {word!r} into {len(ids)} tokens; a choice needs one")
+    return ids[0]

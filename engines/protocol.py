@@ -1,0 +1,65 @@
+"""What an engine is: jobs in, answers out. Every target (local, tensorrt_llm) stands behind this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tritonguard.errors import GuardError
+
+from engines.program import Program
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine over its bundle can do; the bundle's manifest declares it.
+
+    segments: names of the program segments it executes ("Forced", "Choice", "NameList", "FreeText").
+    choices: most choices in one program (1: the prompt's verdict; 2: the response's too).
+    vision: "none" (no tower in the bundle), "untrained" or "trained".
+    max_tokens: longest prompt, in tokens.
+    """
+
+    segments: frozenset[str]
+    choices: int
+    vision: str
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt and the program that answers it.
+
+    ids: int32 [n], the prompt. prefix_length: how many leading ids depend on the policy alone and may be
+    reused between jobs; 0 when unknown. deadline_ns: CLOCK_MONOTONIC of this host; None: no deadline.
+    """
+
+    ids: npt.NDArray[np.int32]
+    prefix_length: int
+    program: Program
+    deadline_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """choice_logprobs: float32 [choices, 2], log P(safe) and log P(unsafe), normalised over the two.
+
+    prefix_reused: prompt tokens whose keys and values came from the cache.
+    timings_ms: milliseconds by phase.
+    """
+
+    choice_logprobs: npt.NDArray[np.float32]
+    prefix_reused: int
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Thread-safe. `run` answers every job, in order, with an Answer or the typed reason why there is none."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]: ...

@@ -1,0 +1,1 @@
+"""Request -> model input: chat template, special-token neutralising, tokens. No torch, no Triton."""

@@ -1,0 +1,127 @@
+"""GuardRequest -> ModelInput: the checkpoint's template, one `<bos>`, exact token ids, a token budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from tritonguard.errors import BundleError, InvalidRequest, PromptTooLong
+from tritonguard.request import GuardRequest, Mode
+
+from preprocessing.neutralise import SpecialStrings
+from preprocessing.template import ChatTemplate, Message
+
+# First characters that tokenise differently; the shared prefix is what all of them leave alone.
+_PROBES = ("a", "Z", "1", "中", "<", '"', "-", "é", "(", ".")
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """`ids` int32 [n]: the whole prompt. The first `prefix_length` of them depend on the policy alone."""
+
+    ids: npt.NDArray[np.int32]
+    prefix_length: int
+
+
+class PromptBuilder:
+    """Renders and tokenises with the files of one checkpoint or bundle folder.
+
+    max_tokens: longest prompt accepted, in tokens. Raises BundleError when the folder's files don't fit together.
+    """
+
+    def __init__(self, folder: Path, *, max_tokens: int) -> None:
+        try:
+            config = json.loads((folder / "tokenizer_config.json").read_text())
+            source = (folder / "chat_template.jinja").read_text()
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{folder.name} lacks a readable tokenizer or chat template") from error
+        self.max_tokens = max_tokens
+        self._bos: str = config["bos_token"]
+        self._template = ChatTemplate(source, bos_token=self._bos)
+        added = self.tokenizer.get_added_tokens_decoder()
+        self._special = SpecialStrings(token.content for token in added.values() if token.special)
+        # What stands between the template's own special tokens is text, whatever it spells.
+        self.tokenizer.encode_special_tokens = True
+        self._prefix = lru_cache(maxsize=64)(self._compute_prefix)
+
+    def build(self, request: GuardRequest) -> ModelInput:
+        """Raises PromptTooLong over the budget (nothing is ever cut), InvalidRequest when the template refuses."""
+        policy = template_arguments(request)
+        ids = self._tokenise(self._rendered(request.prompt, request.response, policy))
+        if len(ids) > self.max_tokens:
+            raise PromptTooLong(
+                f"the prompt has {len(ids)} tokens, this server reads at most {self.max_tokens}",
+                field="prompt",
+            )
+        prefix = self._prefix(tuple(sorted(policy.items())))
+        length = len(prefix) if tuple(ids[: len(prefix)]) == prefix else 0
+        return ModelInput(np.asarray(ids, np.int32), length)
+
+    def render(self, request: GuardRequest) -> str:
+        """The prompt as a person would read it; special strings of the user's stand in it as written."""
+        text = self._rendered(request.prompt, request.response, template_arguments(request))
+        return self._special.unshield(text)
+
+    def _rendered(self, prompt: str, response: str | None, policy: Mapping[str, Any]) -> str:
+        shield = self._special.shield
+        messages: list[Message] = [{"role": "user", "content": shield(prompt)}]
+        if response is not None:
+            messages.append({"role": "assistant", "content": shield(response)})
+        arguments = {
+            name: shield(value) if isinstance(value, str) else value for name, value in policy.items()
+        }
+        return self._template.render(messages, **arguments)
+
+    def _tokenise(self, rendered: str) -> list[int]:
+        parts = self._special.split(rendered)
+        if not parts or parts[0] != (True, self._bos):
+            parts.insert(0, (True, self._bos))
+        if sum(part == (True, self._bos) for part in parts) != 1:
+            raise InvalidRequest("the rendered prompt has more than one <bos>")
+        ids: list[int] = []
+        for special, text in parts:
+            if special:
+                ids.append(self._special_id(text))
+            else:
+                ids += self.encode_text(self._special.unshield(text))
+        return ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text: no `<bos>`, and no string in it becomes a special token."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _special_id(self, text: str) -> int:
+        index = self.tokenizer.token_to_id(text)
+        if index is None:
+            raise BundleError(f"the tokenizer has no token {text}")
+        return int(index)
+
+    def _compute_prefix(self, policy: tuple[tuple[str, Any], ...]) -> tuple[int, ...]:
+        prompts = [self._tokenise(self._rendered(probe, None, dict(policy))) for probe in _PROBES]
+        return tuple(common_prefix(prompts))
+
+
+def template_arguments(request: GuardRequest) -> dict[str, Any]:
+    """The keyword arguments of the published template for this request (model-card names)."""
+    return {
+        "enable_thinking": request.mode is Mode.THINK,
+        "request_categories": "/categories" if request.mode is Mode.CATEGORIES else "/no_categories",
+    }
+
+
+def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
+    shared: list[int] = []
+    for column in zip(*sequences, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return shared

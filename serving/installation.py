@@ -1,0 +1,121 @@
+"""The Triton server inside the `nvidia-pytriton` wheel, and what it needs of this Python environment.
+
+The wheel holds the whole server. It lacks a ready backend folder (the stub of this Python's minor version
+has to be put beside the backend), and it finds a Python environment by two variables: `LD_LIBRARY_PATH` for
+libpython, and the first `python3` on `PATH` for the prefix. `PYTHONPATH` is ignored by the backend.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.adapter import BUNDLE_VARIABLE
+from serving.errors import LibPythonMissing, NumpyTooNew, PythonUnsupported, TritonMissing
+
+_BACKEND_FILES = ("libtriton_python.so", "triton_python_backend_utils.py")
+_STUB = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Where the parts are.
+
+    server: the tritonserver binary. libraries: folder of the shared libraries it needs.
+    backend: folder of the Python backend. stub: the binary that embeds this Python's minor version.
+    libpython: folder of its shared library; None where the loader finds it by itself.
+    """
+
+    server: Path
+    libraries: Path
+    backend: Path
+    stub: Path
+    libpython: Path | None
+
+    @classmethod
+    def find(cls) -> Installation:
+        """Raises TritonMissing, PythonUnsupported, LibPythonMissing or NumpyTooNew."""
+        refuse_numpy(importlib.metadata.version("numpy"))
+        package = importlib.util.find_spec("pytriton")
+        if package is None or not package.submodule_search_locations:
+            raise TritonMissing(
+                "the Triton server is not installed; `pip install nvidia-pytriton==0.7.0` has it "
+                "(Linux, glibc >= 2.35)"
+            )
+        folder = Path(package.submodule_search_locations[0])
+        triton = folder / "tritonserver"
+        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+        parts = {
+            "server": triton / "bin" / "tritonserver",
+            "libraries": folder.parent / "nvidia_pytriton.libs",
+            "backend": triton / "backends" / "python",
+        }
+        for part in (*parts.values(), *(parts["backend"] / name for name in _BACKEND_FILES)):
+            if not part.exists():
+                raise TritonMissing(
+                    f"nvidia-pytriton is installed without {part.name}; 0.7.0 is the version to use"
+                )
+        stub = triton / "python_backend_stubs" / minor / _STUB
+        if not stub.exists():
+            raise PythonUnsupported(
+                f"nvidia-pytriton has no backend for Python {minor}; use a Python that it knows, such as 3.11"
+            )
+        return cls(**parts, stub=stub, libpython=find_libpython(minor, also=parts["libraries"]))
+
+    def assemble(self, folder: Path) -> Path:
+        """Build the backend folder under `folder` from links, and return it."""
+        python = folder / "backends" / "python"
+        python.mkdir(parents=True)
+        for source in (self.stub, *(self.backend / name for name in _BACKEND_FILES)):
+            (python / source.name).symlink_to(source)
+        return python.parent
+
+    def environment(self, base: Mapping[str, str], *, bundle: Path) -> dict[str, str]:
+        """`base` with what the server and its Python need; what was on its paths stays behind."""
+        libraries = [str(self.libraries), *([str(self.libpython)] if self.libpython else [])]
+        # Not resolved: a virtual environment is known by the place of its link, not by where that leads.
+        programs = str(Path(sys.executable).parent)
+        return {
+            **base,
+            "LD_LIBRARY_PATH": _joined(*libraries, base.get("LD_LIBRARY_PATH")),
+            "PATH": _joined(programs, base.get("PATH", os.defpath)),
+            BUNDLE_VARIABLE: str(bundle.resolve()),
+        }
+
+
+def refuse_numpy(version: str) -> None:
+    """Raises NumpyTooNew for numpy 2 and later."""
+    if int(version.split(".")[0]) >= 2:
+        raise NumpyTooNew(
+            f"numpy {version} is installed, and with numpy 2 Triton's Python backend sends empty tensors; "
+            "`pip install 'numpy<2'`"
+        )
+
+
+def find_libpython(minor: str, *, also: Path) -> Path | None:
+    """The folder with this Python's shared library; None: the loader knows one. Raises LibPythonMissing.
+
+    minor: such as "3.11". also: a further folder to look into.
+    """
+    name = f"libpython{minor}.so.1.0"
+    declared = [sysconfig.get_config_var(variable) for variable in ("LIBDIR", "LIBPL")]
+    for folder in (*(Path(text) for text in declared if text), Path(sys.base_prefix) / "lib", also):
+        if (folder / name).exists():
+            return folder
+    if ctypes.util.find_library(f"python{minor}"):
+        return None
+    raise LibPythonMissing(
+        f"{name} is not on this machine, and Triton's Python backend needs it; on Debian and Ubuntu: "
+        f"`apt-get install libpython{minor}`; with pyenv: build Python with --enable-shared"
+    )
+
+
+def _joined(*paths: str | None) -> str:
+    return os.pathsep.join(path for path in paths if path)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract_strategies import policies
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonguard import InvalidRequest, Policy, Thresholds
+
+
+def refused(**values: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        Policy.model_validate(values)
+    return caught.value
+
+
+def test_the_default_is_the_builtin_policy_and_blocks_on_error() -> None:
+    policy = Policy()
+    assert policy.is_builtin
+    assert policy.on_error == "block"
+    assert policy.thresholds == Thresholds(user=0.5, response=0.5, review_margin=0.0)
+
+
+def test_the_hash_of_the_builtin_policy_is_pinned() -> None:
+    canonical = (
+        '{"allow_list":[],"also_builtin":false,"custom_policy":null,"custom_taxonomy":null,"floor":false,'
+        '"inject":[],"name":"built-in","on_error":"block","suppress":[],'
+        '"thresholds":{"response":0.5,"review_margin":0.0,"user":0.5},"version":"1.0.0"}'
+    )
+    assert Policy().canonical_json() == canonical
+    assert Policy().sha256 == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@given(policies())
+def test_canonical_json_gives_the_same_policy_and_hash(policy: Policy) -> None:
+    again = Policy.from_json(policy.canonical_json())
+    assert again == policy
+    assert again.sha256 == policy.sha256
+
+
+@given(policies(), policies())
+def test_different_policies_have_different_hashes(one: Policy, other: Policy) -> None:
+    assert (one == other) == (one.sha256 == other.sha256)
+
+
+def test_how_a_policy_was_written_does_not_change_its_hash() -> None:
+    assert Policy(suppress=("S12", "violence")).sha256 == Policy(suppress=("Violence", "Profanity")).sha256
+    assert Policy(thresholds=Thresholds(user=-0.0)).sha256 == Policy(thresholds=Thresholds(user=0.0)).sha256
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"supress": ["S1"]}, "policy.supress"),
+        ({"thresholds": {"usr": 0.5}}, "policy.thresholds.usr"),
+        ({"thresholds": {"user": 1.5}}, "policy.thresholds.user"),
+        ({"thresholds": {"user": float("nan")}}, "policy.thresholds.user"),
+        ({"thresholds": {"user": "0.5"}}, "policy.thresholds.user"),
+        ({"version": "1.0"}, "policy.version"),
+        ({"name": ""}, "policy.name"),
+        ({"on_error": "ignore"}, "policy.on_error"),
+        ({"floor": "yes"}, "policy.floor"),
+        ({"suppress": ["Not a category"]}, "policy.suppress"),
+        ({"custom_policy": "  "}, "policy.custom_policy"),
+        ({"custom_taxonomy": ()}, "policy.custom_taxonomy"),
+        ({"custom_taxonomy": ["a, b"]}, "policy.category.name"),
+        ({"custom_policy": "a", "custom_taxonomy": "b"}, "policy"),
+        ({"custom_policy": "a", "suppress": ["S1"]}, "policy"),
+        ({"custom_policy": "a", "allow_list": ["b"]}, "policy"),
+        ({"custom_taxonomy": ["Leak", "leak"]}, "policy"),
+        ({"inject": ["Violence"]}, "policy"),
+        ({"also_builtin": True}, "policy"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name(values: dict[str, Any], field: str) -> None:
+    error = refused(**values)
+    assert error.field == field
+    assert field in error.message
+
+
+@pytest.mark.parametrize("spelling", ["S7", "Sexual (minor)", "sexual MINOR", "CSAM"])
+def test_sexual_minor_can_be_neither_suppressed_nor_allowed(spelling: str) -> None:
+    assert refused(suppress=[spelling]).field == "policy.suppress"
+    assert refused(allow_list=[f"art that shows {spelling} scenes"]).field == "policy.allow_list"
+
+
+def test_a_suppressed_category_can_be_replaced_by_an_injected_one() -> None:
+    policy = Policy.model_validate(
+        {"suppress": ["Profanity"], "inject": [{"name": "Profanity", "definition": "d"}]}
+    )
+    assert policy.unbuilt_fields() == ("suppress", "inject")
+
+
+def test_refusals_do_not_quote_the_policy() -> None:
+    error = refused(custom_taxonomy=["a secret, text"])
+    assert "secret" not in error.message
+    assert error.__suppress_context__
+
+
+def test_unbuilt_fields_name_what_this_release_does_not_serve() -> None:
+    served = Policy(name="mine", version="2.0.0", thresholds=Thresholds(user=0.3), on_error="raise")
+    assert served.unbuilt_fields() == ()
+    assert served.is_builtin
+    assert Policy(custom_policy="text", floor=True).unbuilt_fields() == ("custom_policy", "floor")
+    assert not Policy(custom_taxonomy="- Leak").is_builtin
+
+
+def test_yaml_text_and_yaml_file_are_read(tmp_path: Path) -> None:
+    text = "name: strict\nthresholds: {user: 0.35}\ncustom_taxonomy:\n- Leak\n- {name: B, definition: d}\n"
+    file = tmp_path / "policy.yaml"
+    file.write_text(text, encoding="utf-8")
+    policy = Policy.from_yaml(text)
+    assert policy == Policy.from_yaml(file)
+    assert policy.thresholds.user == 0.35
+    assert [category.name for category in policy.custom_taxonomy or () if not isinstance(category, str)] == [
+        "Leak",
+        "B",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("thresold: 1", "unknown key 'policy.thresold'"),
+        ("name: a\nname: b", "repeated key, line 2"),
+        ("thresholds: {user: 0.1, user: 0.9}", "repeated key"),
+        ("[1, 2", "line 1"),
+        ("just text", "not a mapping"),
+        ("", "not a mapping"),
+        ("!!python/object/apply:os.system [echo]", "could not determine a constructor"),
+        ("? [a, b]\n: 1", "policy"),
+    ],
+)
+def test_yaml_that_is_no_policy_is_refused(text: str, part: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(part)):
+        Policy.from_yaml(text)
+
+
+@given(st.text())
+def test_no_text_is_worse_than_refused(text: str) -> None:
+    for read in (Policy.from_yaml, Policy.from_json):
+        with contextlib.suppress(InvalidRequest):
+            assert isinstance(read(text), Policy)
+
+
+def test_deeply_nested_json_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="not JSON"):
+        Policy.from_json("[" * 100_000)
+
+
+def test_canonical_json_is_plain_json_with_every_field() -> None:
+    assert set(json.loads(Policy().canonical_json())) == set(Policy.model_fields)

@@ -1,0 +1,48 @@
+"""One real Triton over the built bundle, for all end-to-end tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tritonguard import Guard
+
+from serving.adapter import BUNDLE_VARIABLE
+from serving.launch import ServerSettings, TritonServer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Path:
+    """$TRITONGUARD_BUNDLE or build/bundle. Without one nothing here says anything, so it is a failure."""
+    folder = Path(os.environ.get(BUNDLE_VARIABLE) or ROOT / "build" / "bundle")
+    if not (folder / "manifest.json").is_file():
+        pytest.fail(f"no bundle in {folder}: `make demo` builds one, or set {BUNDLE_VARIABLE}", pytrace=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("triton") / "triton.log"
+
+
+@pytest.fixture(scope="session")
+def server(bundle: Path, server_log: Path) -> Iterator[TritonServer]:
+    settings = ServerSettings(bundle=bundle, http_port=0, grpc_port=0, metrics_port=0, log=server_log)
+    with TritonServer(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def url(server: TritonServer) -> str:
+    """host:port of the gRPC endpoint."""
+    return server.endpoints.grpc
+
+
+@pytest.fixture(scope="session")
+def guard(url: str) -> Iterator[Guard]:
+    with Guard(url, deadline_s=60.0) as client:
+        yield client

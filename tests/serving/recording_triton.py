@@ -1,0 +1,89 @@
+"""A double of `triton_python_backend_utils`: what the adapter uses of it, recording instead of sending."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Tensor:
+    def __init__(self, name: str, array: Any) -> None:
+        if not hasattr(array, "dtype"):
+            raise TypeError("the real one takes arrays only")
+        self.name = name
+        self.array = array
+
+    def as_numpy(self) -> Any:
+        return self.array
+
+
+class TritonError:
+    UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG = "UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARG"
+    UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = (
+        "UNAVAILABLE",
+        "UNSUPPORTED",
+        "ALREADY_EXISTS",
+        "CANCELLED",
+    )
+
+    def __init__(self, message: str, code: str) -> None:
+        self.message = message
+        self.code = code
+
+
+@dataclass
+class InferenceResponse:
+    output_tensors: list[Tensor]
+    error: TritonError | None = None
+
+
+@dataclass
+class Request:
+    """tensors: arrays by name; an exception in place of an array is raised when it is read."""
+
+    tensors: Mapping[str, Any]
+    id: str = "request-1"
+
+    def request_id(self) -> str:
+        return self.id
+
+
+class _Unreadable:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def as_numpy(self) -> Any:
+        raise self.error
+
+
+@dataclass
+class _Logger:
+    lines: list[str] = field(default_factory=list)
+    broken: bool = False
+
+    def log_error(self, line: str) -> None:
+        if self.broken:
+            raise RuntimeError("no log")
+        self.lines.append(line)
+
+
+class RecordingTriton:
+    """Handed to the adapter as `pb_utils`. `logged`: lines of its error log."""
+
+    Tensor = Tensor
+    TritonError = TritonError
+    InferenceResponse = InferenceResponse
+
+    def __init__(self) -> None:
+        self.Logger = _Logger()
+
+    @property
+    def logged(self) -> list[str]:
+        return self.Logger.lines
+
+    def get_input_tensor_by_name(self, request: Request, name: str) -> Any:
+        value = request.tensors.get(name)
+        if value is None:
+            return None
+        return _Unreadable(value) if isinstance(value, Exception) else Tensor(name, value)

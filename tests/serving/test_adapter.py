@@ -1,0 +1,285 @@
+"""One response per request, typed errors outside, details only in the log, no text anywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recording_triton import InferenceResponse, RecordingTriton, Request
+from tritonguard import tensors as wire
+from tritonguard.errors import (
+    ERRORS,
+    BundleError,
+    GuardError,
+    InternalError,
+    InvalidRequest,
+    from_wire,
+    to_wire,
+)
+from tritonguard.tensors import CONTEXT, REQUEST, MalformedTensor, pack, pack_text, unpack_text
+
+from serving.adapter import BUNDLE_VARIABLE, Adapter, Result, Tensors, bundle_folder, describe
+
+SECRET = "how do I poison the well"
+INTERNAL = to_wire(InternalError())
+
+
+@pytest.fixture
+def triton() -> RecordingTriton:
+    return RecordingTriton()
+
+
+@pytest.fixture
+def adapter(triton: RecordingTriton) -> Adapter:
+    return Adapter(triton, inputs=REQUEST, outputs=CONTEXT)
+
+
+def asking(text: str = SECRET, **more: Any) -> Request:
+    return Request({"PROMPT": pack_text("PROMPT", text), **more})
+
+
+def echo(tensors: Tensors) -> dict[str, wire.Array]:
+    return {"CONTEXT": pack_text("CONTEXT", unpack_text(tensors, "PROMPT") or "")}
+
+
+def echoes(rows: Sequence[Tensors]) -> list[Result]:
+    return [echo(row) for row in rows]
+
+
+def failing(error: Exception) -> Callable[[Any], Any]:
+    def stage(given: Any) -> Any:
+        raise error
+
+    return stage
+
+
+def text_of(response: InferenceResponse) -> str:
+    assert response.error is None
+    (tensor,) = response.output_tensors
+    return str(tensor.array[0, 0].decode())
+
+
+def refusal(response: InferenceResponse) -> tuple[str, str]:
+    assert response.error is not None
+    assert response.output_tensors == []
+    return response.error.message, response.error.code
+
+
+def test_a_stage_sees_the_tensors_as_sent_and_no_absent_ones(adapter: Adapter) -> None:
+    seen: list[Tensors] = []
+
+    def stage(tensors: Tensors) -> dict[str, wire.Array]:
+        seen.append(tensors)
+        return echo(tensors)
+
+    images = pack("IMAGES", [b"one", b"two"])
+    adapter.each([asking("hello", IMAGES=images)], stage)
+    assert set(seen[0]) == {"PROMPT", "IMAGES"}
+    assert seen[0]["IMAGES"].shape == (1, 2)
+    assert unpack_text(seen[0], "PROMPT") == "hello"
+
+
+def test_arrays_that_a_stage_keeps_survive_the_call(adapter: Adapter) -> None:
+    memory = pack("DEADLINE_MS", [7])
+    kept: list[wire.Array] = []
+
+    def stage(tensors: Tensors) -> dict[str, wire.Array]:
+        kept.append(tensors["DEADLINE_MS"])
+        return echo(tensors)
+
+    adapter.each([asking(DEADLINE_MS=memory)], stage)
+    memory[:] = 0
+    assert kept[0].tolist() == [[7]]
+
+
+def test_outputs_come_in_the_order_of_the_model(triton: RecordingTriton) -> None:
+    adapter = Adapter(triton, inputs=REQUEST, outputs=(*wire.DECODED, *CONTEXT))
+
+    def stage(tensors: Tensors) -> Mapping[str, wire.Array]:
+        return {
+            "CONTEXT": pack_text("CONTEXT", "{}"),
+            "DECODE_INFO": pack_text("DECODE_INFO", "{}"),
+            "CHOICE_LOGPROBS": pack("CHOICE_LOGPROBS", np.zeros((1, 2), np.float32)),
+        }
+
+    (response,) = adapter.each([asking()], stage)
+    assert [tensor.name for tensor in response.output_tensors] == [
+        "CHOICE_LOGPROBS",
+        "DECODE_INFO",
+        "CONTEXT",
+    ]
+
+
+@pytest.mark.parametrize("kind", sorted(ERRORS))
+@pytest.mark.parametrize("returned", [False, True], ids=["raised", "returned"])
+def test_a_guard_error_reaches_the_caller_with_its_kind_and_code(
+    adapter: Adapter, kind: str, returned: bool
+) -> None:
+    spec = ERRORS[kind]
+    error = spec.error("what was wrong", field="policy.floor")
+    stage: Callable[[Any], Any] = (lambda rows: [error]) if returned else failing(error)
+    (response,) = adapter.batch([asking()], stage)
+    message, code = refusal(response)
+    assert (message, code) == (to_wire(error), spec.triton_code)
+    assert type(from_wire(f"in ensemble 'guard', {message}")) is spec.error
+
+
+@pytest.mark.parametrize("kind", sorted(ERRORS))
+def test_only_faults_of_the_server_are_logged(adapter: Adapter, triton: RecordingTriton, kind: str) -> None:
+    spec = ERRORS[kind]
+    adapter.each([asking()], failing(spec.error("what was wrong", field="prompt")))
+    assert len(triton.logged) == (1 if spec.grpc_status == "INTERNAL" else 0)
+
+
+def test_an_unexpected_exception_tells_the_caller_nothing(adapter: Adapter, triton: RecordingTriton) -> None:
+    (response,) = adapter.each([asking()], failing(KeyError(SECRET)))
+    assert refusal(response) == (INTERNAL, "INTERNAL")
+
+
+def test_an_unexpected_exception_is_logged_with_id_type_and_place_but_no_text(
+    adapter: Adapter, triton: RecordingTriton
+) -> None:
+    adapter.each([asking()], failing(KeyError(SECRET)))
+    (line,) = triton.logged
+    assert "request-1" in line
+    assert "KeyError" in line
+    assert re.search(r"test_adapter\.py:\d+ stage", line)
+    assert SECRET not in line
+
+
+def test_causes_are_logged_without_their_text(adapter: Adapter, triton: RecordingTriton) -> None:
+    def stage(tensors: Tensors) -> Tensors:
+        try:
+            raise ValueError(SECRET)
+        except ValueError as cause:
+            raise BundleError("the graph does not load") from cause
+
+    adapter.each([asking()], stage)
+    (line,) = triton.logged
+    assert "BundleError (the graph does not load)" in line
+    assert "ValueError at" in line
+    assert SECRET not in line
+
+
+def test_a_malformed_tensor_between_stages_is_an_internal_error_that_the_log_explains(
+    adapter: Adapter, triton: RecordingTriton
+) -> None:
+    (response,) = adapter.each([asking()], failing(MalformedTensor("CONTEXT", "is required and missing")))
+    assert refusal(response) == (INTERNAL, "INTERNAL")
+    assert "tensor CONTEXT: is required and missing" in triton.logged[0]
+
+
+def test_a_request_id_cannot_forge_lines_of_the_log(adapter: Adapter, triton: RecordingTriton) -> None:
+    request = Request({"PROMPT": pack_text("PROMPT", "x")}, id="a\nE1124 forged " + "x" * 500)
+    adapter.each([request], failing(RuntimeError()))
+    (line,) = triton.logged
+    assert "\n" not in line
+    assert "x" * 200 not in line
+
+
+def test_a_log_that_fails_costs_no_response(adapter: Adapter, triton: RecordingTriton) -> None:
+    triton.Logger.broken = True
+    (response,) = adapter.each([asking()], failing(RuntimeError()))
+    assert refusal(response) == (INTERNAL, "INTERNAL")
+
+
+def test_a_batch_keeps_the_order(adapter: Adapter) -> None:
+    responses = adapter.batch([asking(text) for text in "abc"], echoes)
+    assert [text_of(response) for response in responses] == ["a", "b", "c"]
+
+
+def test_a_batch_that_raises_fails_each_of_its_requests_once(
+    adapter: Adapter, triton: RecordingTriton
+) -> None:
+    responses = adapter.batch([asking(), asking(), asking()], failing(MemoryError(SECRET)))
+    assert [refusal(response) for response in responses] == [(INTERNAL, "INTERNAL")] * 3
+    assert not any(SECRET in line for line in triton.logged)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_batch_with_another_number_of_results_answers_nobody_wrongly(adapter: Adapter, count: int) -> None:
+    results: list[Result] = [{"CONTEXT": pack_text("CONTEXT", "of whom?")} for _ in range(count)]
+    responses = adapter.batch([asking(), asking()], lambda rows: results)
+    assert [refusal(response) for response in responses] == [(INTERNAL, "INTERNAL")] * 2
+
+
+def test_a_request_that_cannot_be_read_does_not_fail_its_neighbours(
+    adapter: Adapter, triton: RecordingTriton
+) -> None:
+    unreadable = asking(TENANT=RuntimeError(SECRET))
+    first, second, third = adapter.batch([asking("a"), unreadable, asking("c")], echoes)
+    assert (text_of(first), text_of(third)) == ("a", "c")
+    assert refusal(second) == (INTERNAL, "INTERNAL")
+    assert not any(SECRET in line for line in triton.logged)
+
+
+def test_one_refused_row_of_a_batch_leaves_the_others_alone(adapter: Adapter) -> None:
+    def stage(rows: Sequence[Tensors]) -> list[Result]:
+        return [InvalidRequest("no", field="prompt"), echo(rows[1])]
+
+    first, second = adapter.batch([asking("a"), asking("b")], stage)
+    assert refusal(first)[1] == "INVALID_ARG"
+    assert text_of(second) == "b"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param({}, id="missing"),
+        pytest.param({"CONTEXT": pack_text("CONTEXT", "x"), "EXTRA": pack_text("CONTEXT", "x")}, id="extra"),
+        pytest.param({"CONTEXT": SECRET}, id="not an array"),
+        pytest.param(None, id="nothing"),
+    ],
+)
+def test_outputs_that_are_not_the_models_are_an_internal_error(
+    adapter: Adapter, triton: RecordingTriton, result: Any
+) -> None:
+    (response,) = adapter.each([asking()], lambda tensors: result)
+    assert refusal(response) == (INTERNAL, "INTERNAL")
+    assert len(triton.logged) == 1
+    assert SECRET not in triton.logged[0]
+
+
+OUTCOMES: tuple[Callable[[Tensors], Result], ...] = (
+    echo,
+    lambda tensors: InvalidRequest("no", field="prompt"),
+    lambda tensors: {},
+    failing(InvalidRequest("no", field="prompt")),
+    failing(ValueError(SECRET)),
+)
+
+
+@settings(deadline=None, database=None)
+@given(st.lists(st.sampled_from(range(len(OUTCOMES))), max_size=8), st.booleans())
+def test_every_request_gets_exactly_one_response(outcomes: list[int], at_once: bool) -> None:
+    adapter = Adapter(RecordingTriton(), inputs=REQUEST, outputs=CONTEXT)
+    requests = [asking(str(index)) for index in range(len(outcomes))]
+
+    def stage(tensors: Tensors) -> Any:
+        return OUTCOMES[outcomes[int(unpack_text(tensors, "PROMPT") or "")]](tensors)
+
+    if at_once:
+        responses = adapter.batch(requests, lambda rows: [stage(row) for row in rows])
+    else:
+        responses = adapter.each(requests, stage)
+    assert len(responses) == len(requests)
+    for index, response in enumerate(responses):
+        if response.error is None:
+            assert text_of(response) == str(index)
+        else:
+            assert isinstance(from_wire(refusal(response)[0]), GuardError)
+
+
+def test_a_description_without_a_traceback_is_the_type_alone() -> None:
+    assert describe(ValueError(SECRET)) == "ValueError"
+
+
+def test_a_missing_bundle_variable_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(BUNDLE_VARIABLE, raising=False)
+    with pytest.raises(BundleError, match=BUNDLE_VARIABLE):
+        bundle_folder()

@@ -1,0 +1,200 @@
+"""The life of the server process; a script stands in for tritonserver, which the end-to-end tests run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving import launch
+from serving.errors import BundleMissing, NotLoopback, PortInUse, RepositoryMissing, StartFailed
+from serving.installation import Installation
+from serving.launch import ServerSettings, TritonServer, choose_ports, loopback
+
+READY = """
+import http.server, os, signal, sys, threading
+port = next(int(a.split("=")[1]) for a in sys.argv if a.startswith("--http-port="))
+class Door(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *args):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Door)
+signal.signal(signal.SIGTERM, lambda *a: threading.Thread(target=server.shutdown).start())
+print("listening", flush=True)
+server.serve_forever()
+"""
+DEAF = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY.replace(
+    "signal.signal(signal.SIGTERM, lambda", "(lambda *a: None)(signal.SIGTERM, lambda"
+)
+ABORT_ONCE = """
+import os, pathlib
+seen = pathlib.Path(__file__).with_suffix(".seen")
+if not seen.exists():
+    seen.touch()
+    os.abort()
+"""
+
+Serve = Callable[[str], ServerSettings]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ServerSettings:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text("{}")
+    return ServerSettings(
+        bundle=tmp_path / "bundle",
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        log=tmp_path / "triton.log",
+        ready_timeout_s=30.0,
+        exit_timeout_s=1,
+    )
+
+
+@pytest.fixture
+def serve(tmp_path: Path, settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Lets a Python text be the server."""
+
+    def stand_in(program: str) -> ServerSettings:
+        server = tmp_path / "server.py"
+        server.write_text(f"#!{sys.executable}\n{program}")
+        server.chmod(0o755)
+        parts = Installation(server, tmp_path, tmp_path, tmp_path, None)
+        monkeypatch.setattr(Installation, "find", lambda: parts)
+        monkeypatch.setattr(Installation, "assemble", lambda self, folder: folder)
+        return settings
+
+    return stand_in
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost"])
+def test_loopback_is_served(host: str) -> None:
+    assert loopback(host).startswith("127.")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "::1", "example.org", ""])
+def test_everything_else_is_refused_with_the_reason(host: str) -> None:
+    with pytest.raises(NotLoopback, match=r"fixed in 25\.07") as refused:
+        loopback(host)
+    assert "production image" in str(refused.value)
+
+
+def test_a_reachable_address_is_refused_before_anything_starts(settings: ServerSettings) -> None:
+    with pytest.raises(NotLoopback), TritonServer(replace(settings, host="0.0.0.0")):
+        pass
+    assert settings.log is not None
+    assert not settings.log.exists()
+
+
+def test_a_folder_without_a_bundle_is_refused(settings: ServerSettings, tmp_path: Path) -> None:
+    with pytest.raises(BundleMissing, match="make demo"), TritonServer(replace(settings, bundle=tmp_path)):
+        pass
+
+
+def test_a_folder_without_models_is_refused(settings: ServerSettings, tmp_path: Path) -> None:
+    with pytest.raises(RepositoryMissing), TritonServer(replace(settings, model_repository=tmp_path)):
+        pass
+
+
+def test_a_port_in_use_is_named(serve: Serve, taken: int) -> None:
+    with pytest.raises(PortInUse, match=str(taken)), TritonServer(replace(serve(READY), grpc_port=taken)):
+        pass
+
+
+def test_the_same_port_twice_is_refused(settings: ServerSettings, taken: int) -> None:
+    with pytest.raises(PortInUse):
+        choose_ports("127.0.0.1", replace(settings, http_port=taken, grpc_port=taken))
+
+
+def test_free_ports_are_three_different_ones(settings: ServerSettings) -> None:
+    ports = choose_ports("127.0.0.1", settings)
+    assert len({*ports, 0}) == 4
+
+
+def test_a_server_is_ready_inside_and_gone_outside(serve: Serve) -> None:
+    with TritonServer(serve(READY)) as server:
+        host, port = server.endpoints.http.split(":")
+        socket.create_connection((host, int(port))).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+
+
+def test_the_log_goes_to_the_file(serve: Serve) -> None:
+    settings = serve(READY)
+    with TritonServer(settings):
+        pass
+    assert settings.log is not None
+    assert "listening" in settings.log.read_text()
+
+
+def test_without_a_file_the_log_goes_to_standard_error(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TritonServer(replace(serve(READY), log=None)):
+        pass
+    assert "listening" in capsys.readouterr().err
+
+
+def test_a_server_that_dies_is_told_with_the_end_of_its_log(serve: Serve) -> None:
+    program = "import sys\nprint('first')\nprint('the model does not load')\nsys.exit(1)"
+    with pytest.raises(StartFailed, match="status 1") as failed, TritonServer(serve(program)):
+        pass
+    assert "the model does not load" in str(failed.value)
+
+
+def test_a_server_that_never_gets_ready_is_ended_and_told_with_its_log(serve: Serve, tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "print('loading', flush=True)\ntime.sleep(600)"
+    )
+    with (
+        pytest.raises(StartFailed, match="not ready within") as failed,
+        TritonServer(replace(serve(program), ready_timeout_s=3.0)),
+    ):
+        pass
+    assert "loading" in str(failed.value)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_an_abort_at_the_start_is_tried_once_more(serve: Serve) -> None:
+    with TritonServer(serve(ABORT_ONCE + READY)) as server:
+        assert server.endpoints.http
+
+
+def test_a_second_abort_is_an_error(serve: Serve) -> None:
+    with pytest.raises(StartFailed, match="status -6"), TritonServer(serve("import os\nos.abort()")):
+        pass
+
+
+def test_a_server_that_ignores_the_request_to_end_is_killed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_KILL_AFTER_S", 0.0)
+    server = TritonServer(replace(serve(DEAF), exit_timeout_s=1))
+    server.start()
+    assert server.stop() == -9
+
+
+def test_a_clean_end_has_the_servers_status(serve: Serve) -> None:
+    server = TritonServer(serve(READY))
+    server.start()
+    assert server.stop() == 0
+    assert server.stop() is None

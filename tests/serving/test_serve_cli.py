@@ -1,0 +1,180 @@
+"""The command refuses in words, and serves nothing that gets its canary wrong."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonguard import (
+    CANARY,
+    Guard,
+    GuardRequest,
+    MockTransport,
+    Overloaded,
+    Policy,
+    Readiness,
+    Record,
+    Verdict,
+)
+from tritonguard.label import Safety, label_from_choices
+from tritonguard.verdict import decide
+
+from serving import cli
+from serving.launch import Endpoints, ServerSettings
+
+
+def verdict_of(request: GuardRequest, p_unsafe: float) -> Verdict:
+    label = label_from_choices(np.log([[1 - p_unsafe, p_unsafe]]).astype(np.float32), has_response=False)
+    record = Record(
+        contract_version=1,
+        request_id=request.request_id,
+        policy_name=request.policy.name,
+        policy_sha256=request.policy.sha256,
+    )
+    return Verdict(label, decide(label, Policy()), record)
+
+
+def right(request: GuardRequest) -> Verdict:
+    unsafe = {example.prompt for example in CANARY if example.expected is Safety.UNSAFE}
+    return verdict_of(request, 0.9 if request.prompt in unsafe else 0.1)
+
+
+def always_safe(request: GuardRequest) -> Verdict:
+    return verdict_of(request, 0.1)
+
+
+def overloaded(request: GuardRequest) -> Verdict:
+    raise Overloaded("busy")
+
+
+class StandIn:
+    """A server that is at once ready. `settings`: of the last one. `ends`: what `wait` does."""
+
+    settings: ServerSettings
+    ends: Callable[[], int]
+    endpoints = Endpoints("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+
+    def __init__(self, settings: ServerSettings) -> None:
+        type(self).settings = settings
+
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        pass
+
+    def wait(self) -> int:
+        return type(self).ends()
+
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    def serve(*argv: str, judge: Any = right, ends: Any = None, ready: bool = True) -> int:
+        readiness = Readiness(live=True, ready=ready, model_ready=ready)
+        monkeypatch.setattr(cli, "TritonServer", StandIn)
+        monkeypatch.setattr(
+            cli,
+            "Guard",
+            lambda url, deadline_s: Guard(url, transport=MockTransport(judge, readiness=readiness)),
+        )
+        StandIn.ends = staticmethod(ends or (lambda: signal.raise_signal(signal.SIGTERM) or 0))
+        return cli.main(argv)
+
+    return serve
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_0(run: Run, number: signal.Signals) -> None:
+    assert run(ends=lambda: signal.raise_signal(number)) == 0
+
+
+def test_the_signals_are_given_back(run: Run) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_one_line_says_where_and_what_the_canary_got(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    (line,) = capsys.readouterr().out.splitlines()
+    for part in ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "en-recipe safe", "en-bomb unsafe"):
+        assert part in line
+
+
+@pytest.mark.parametrize("judge", [always_safe, overloaded])
+def test_a_server_with_a_wrong_canary_is_not_served(
+    run: Run, capsys: pytest.CaptureFixture[str], judge: Any
+) -> None:
+    assert run(judge=judge) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "WRONG, expected unsafe" in err
+
+
+def test_a_server_that_says_that_it_is_not_ready_is_not_served(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(ready=False) == 1
+    assert "not ready" in capsys.readouterr().err
+
+
+def test_a_server_that_ends_by_itself_is_a_failure(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(ends=lambda: 0) == 1
+    assert "ended by itself" in capsys.readouterr().err
+
+
+def test_the_arguments_reach_the_server(run: Run, tmp_path: Path) -> None:
+    log, bundle = tmp_path / "log", tmp_path / "bundle"
+    run(
+        "--bundle",
+        str(bundle),
+        "--host",
+        "localhost",
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "9",
+        "--log",
+        str(log),
+    )
+    settings = StandIn.settings
+    assert (settings.bundle, settings.host, settings.log) == (bundle, "localhost", log)
+    assert (settings.http_port, settings.grpc_port, settings.metrics_port) == (0, 9, 8002)
+
+
+def test_a_refused_address_is_told_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["--bundle", str(tmp_path), "--host", "0.0.0.0"]) == 1
+    assert "published holes" in capsys.readouterr().err
+
+
+def test_a_missing_bundle_is_told_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["--bundle", str(tmp_path)]) == 1
+    assert "no bundle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_a_port_that_is_none_is_wrong_usage(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--http-port", port])
+    assert ended.value.code == 2
+    assert "--http-port" in capsys.readouterr().err
+
+
+def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for part in ("examples:", "exit codes:", "tritonguard check", "TRITONGUARD_BUNDLE", "production image"):
+        assert part in shown
