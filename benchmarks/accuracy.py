@@ -76,9 +76,7 @@ def served_scores(guard: Guard, rows: Sequence[Row], *, concurrency: int, title:
 
     with ThreadPoolExecutor(concurrency) as pool:
         results = pool.map(score, rows)
-        return np.array(
-            list(track(results, total=len(rows), description=title, disable=not sys.stderr.isatty()))
-        )
+        return np.array(list(track(results, total=len(rows), description=title, disable=not sys.stderr.isatty())))
 
 
 def regression(split: Split) -> Callable[[Sequence[Row]], Scores]:
@@ -88,9 +86,7 @@ def regression(split: Split) -> Callable[[Sequence[Row]], Scores]:
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(
-        TfidfVectorizer(
-            analyzer="char_wb", ngram_range=(1, 5), min_df=2, sublinear_tf=True, max_features=200_000
-        ),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), min_df=2, sublinear_tf=True, max_features=200_000),
         LogisticRegression(C=10.0, class_weight="balanced", max_iter=500),
     )
     model.fit([row.prompt for row in split.train], [row.unsafe for row in split.train])
@@ -136,9 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--pool", type=Path, required=True, help="folder of labelled JSONL files")
     parser.add_argument("--adapter", type=Path, default=Path("adapters/embedded"), help="its split is used")
-    parser.add_argument(
-        "--bundle", type=Path, default=Path("build/bundle"), help="served for the measurement"
-    )
+    parser.add_argument("--bundle", type=Path, default=Path("build/bundle"), help="served for the measurement")
     parser.add_argument("--url", help="host:port of a server that already runs, instead of --bundle")
     parser.add_argument("--limit", type=int, help="random rows of each split (default: all)")
     parser.add_argument("--concurrency", type=int, default=8)
@@ -167,8 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     Console().print(report(results))
     if args.out:
         plain: dict[str, Any] = {
-            split: {scorer: vars(figures) for scorer, figures in scorers.items()}
-            for split, scorers in results.items()
+            split: {scorer: vars(figures) for scorer, figures in scorers.items()} for split, scorers in results.items()
         }
         args.out.write_text(json.dumps(plain, indent=2) + "\n")
     return 0

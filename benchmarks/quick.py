@@ -77,9 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--bundle", type=Path, default=Path("build/bundle"))
-    parser.add_argument(
-        "--rounds", type=int, default=4, help="times that each example text is sent (%(default)s)"
-    )
+    parser.add_argument("--rounds", type=int, default=4, help="times that each example text is sent (%(default)s)")
     parser.add_argument("--most", type=float, default=1.35, help="largest ratio for exit 0 (%(default)s)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args(argv)
@@ -99,17 +97,13 @@ def main(argv: list[str] | None = None) -> int:
                 times[name].append(ways[name](text))
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratio = medians["served"] / medians["bare"]
-    table = Table(
-        "path", "p50 ms", "p95 ms", title=f"{cpu_name()}, {bundle.precision}, concurrency 1, n={len(texts)}"
-    )
+    table = Table("path", "p50 ms", "p95 ms", title=f"{cpu_name()}, {bundle.precision}, concurrency 1, n={len(texts)}")
     for name, values in times.items():
         table.add_row(name, f"{medians[name]:.0f}", f"{statistics.quantiles(values, n=20)[-1]:.0f}")
     Console().print(table)
     print(f"ratio served / bare: {ratio:.3f} (at most {args.most})")
     if args.out:
-        args.out.write_text(
-            json.dumps({"cpu": cpu_name(), "p50_ms": medians, "ratio": ratio}, indent=2) + "\n"
-        )
+        args.out.write_text(json.dumps({"cpu": cpu_name(), "p50_ms": medians, "ratio": ratio}, indent=2) + "\n")
     return 0 if ratio <= args.most else 1
 
 

@@ -119,9 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, default=Path("build/merged"), help="merged checkpoint")
     parser.add_argument("--out", type=Path, default=Path("build/bundle"), help="bundle to write")
     parser.add_argument("--precision", choices=PRECISIONS, help="skip the measurement")
-    parser.add_argument(
-        "--max-tokens", type=int, default=MAX_TOKENS, help="longest prompt served (%(default)s)"
-    )
+    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest prompt served (%(default)s)")
     parser.add_argument("--force", action="store_true", help="build again even if the bundle is current")
     args = parser.parse_args(argv)
     try:

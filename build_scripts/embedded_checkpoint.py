@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
@@ -62,7 +63,7 @@ def published_shape(tensor: ReaderTensor) -> tuple[int, ...]:
     return tuple(int(size) for size in reversed(tensor.shape))
 
 
-def bfloat16_values(tensor: ReaderTensor) -> np.ndarray:
+def bfloat16_values(tensor: ReaderTensor) -> npt.NDArray[np.uint16]:
     """The dequantized tensor as bfloat16 bits (uint16), in the published shape."""
     values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(published_shape(tensor))
     if tensor.name.endswith("norm.weight"):
@@ -186,9 +187,7 @@ def _template_sha256() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m build_scripts.embedded_checkpoint", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path("build/base"), help="folder to write (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("build/base"), help="folder to write (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="build again even if the folder is current")
     args = parser.parse_args(argv)
     build(args.out, force=args.force)

@@ -40,10 +40,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     tokenizer = Tokenizer(
         models.BPE(
             vocab=ids,
-            merges=[
-                (vocabulary.pieces[left], vocabulary.pieces[right])
-                for left, right in _merges(vocabulary, ids)
-            ],
+            merges=[(vocabulary.pieces[left], vocabulary.pieces[right]) for left, right in _merges(vocabulary, ids)],
             unk_token="<unk>",
             fuse_unk=True,
             byte_fallback=True,
@@ -51,9 +48,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     )
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", ids["<bos>"])]
     )

@@ -9,12 +9,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.checkpoint import TextConfig, write_tensors
+from engines.checkpoint import FloatArray, TextConfig, write_tensors
 from engines.local.forward_torch import Linear
 
 PROJECTIONS = (
@@ -36,9 +35,7 @@ class Lora(nn.Module):
     def __init__(self, weights: Mapping[str, Tensor], config: TextConfig, *, rank: int, alpha: int) -> None:
         super().__init__()
         self.rank, self.alpha = rank, alpha
-        self.names = [
-            f"layers.{layer}.{name}" for layer in range(config.num_hidden_layers) for name in PROJECTIONS
-        ]
+        self.names = [f"layers.{layer}.{name}" for layer in range(config.num_hidden_layers) for name in PROJECTIONS]
         self._index = {name: index for index, name in enumerate(self.names)}
         shapes = [weights[f"{name}.weight"].shape for name in self.names]
         self.a = nn.ParameterList([nn.Parameter(torch.empty(rank, size)) for _, size in shapes])
@@ -58,7 +55,7 @@ class Lora(nn.Module):
 
     def save(self, folder: Path, *, base_name: str) -> None:
         """adapter_config.json and adapter_model.safetensors (float32), loadable by PEFT."""
-        values: dict[str, np.ndarray] = {}
+        values: dict[str, FloatArray] = {}
         for index, name in enumerate(self.names):
             values[f"{_PEFT_PREFIX}{name}.lora_A.weight"] = self.a[index].detach().numpy()
             values[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = self.b[index].detach().numpy()

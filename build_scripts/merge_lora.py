@@ -70,8 +70,7 @@ def merge_inputs(base: Path, adapter: Path) -> dict[str, Any]:
         trained_on = read_manifest(adapter)["inputs"].get("base_revision")
         if trained_on != base_revision:
             raise BundleError(
-                f"the adapter was trained on base revision {str(trained_on)[:12]}, "
-                f"this base is {base_revision[:12]}"
+                f"the adapter was trained on base revision {str(trained_on)[:12]}, this base is {base_revision[:12]}"
             )
     return {
         "base_revision": base_revision,
@@ -83,9 +82,7 @@ def merge_inputs(base: Path, adapter: Path) -> dict[str, Any]:
 
 def weight_files(checkpoint: Checkpoint) -> list[TensorFile]:
     """The checkpoint's safetensors files, in the order of their names."""
-    return sorted(
-        {file.path: file for file in checkpoint.files.values()}.values(), key=lambda file: file.path
-    )
+    return sorted({file.path: file for file in checkpoint.files.values()}.values(), key=lambda file: file.path)
 
 
 def _revision(folder: Path, kind: str) -> str:

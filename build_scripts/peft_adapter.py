@@ -146,9 +146,7 @@ def _refuse_unmergeable(config: Mapping[str, Any]) -> None:
         raise BundleError(f"{CONFIG}: bias {config['bias']!r}: biases were trained beside the LoRA matrices")
     # Other initialisations (pissa, olora, corda, loftq ...) subtract from the base's weights before training.
     if config.get("init_lora_weights", True) not in (True, False, None, "gaussian"):
-        raise BundleError(
-            f"{CONFIG}: init_lora_weights {config['init_lora_weights']!r} is for changed base weights"
-        )
+        raise BundleError(f"{CONFIG}: init_lora_weights {config['init_lora_weights']!r} is for changed base weights")
     for name, value in config.items():
         if value and name not in _USED | _NEUTRAL:
             reason = _REFUSED.get(name, "this merge doesn't know what it does to the weights")

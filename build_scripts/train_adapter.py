@@ -193,13 +193,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, default=Path("build/base"), help="embedded checkpoint")
     parser.add_argument("--pool", type=Path, required=True, help="folder of labelled JSONL files")
     parser.add_argument("--out", type=Path, default=Path("build/training"), help="adapter, split and state")
-    parser.add_argument(
-        "--condensed-rows", type=int, default=9400, help="rows of the condensed stage (%(default)s)"
-    )
+    parser.add_argument("--condensed-rows", type=int, default=9400, help="rows of the condensed stage (%(default)s)")
     parser.add_argument("--full-rows", type=int, default=2400, help="rows of the full stage (%(default)s)")
-    parser.add_argument(
-        "--most-condensed-steps", type=int, help="cut the condensed stage there (default: whole)"
-    )
+    parser.add_argument("--most-condensed-steps", type=int, help="cut the condensed stage there (default: whole)")
     parser.add_argument("--batch", type=int, default=16, help="rows a step of the full stage (%(default)s)")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--alpha", type=int, default=32)
@@ -209,9 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     split = split_pool(load_pool(args.pool), seed=args.seed)
-    print(
-        f"{len(split.train)} rows to train on, {len(split.family)} + {len(split.random)} held out", flush=True
-    )
+    print(f"{len(split.train)} rows to train on, {len(split.family)} + {len(split.random)} held out", flush=True)
     encoder = Encoder(args.base)
     rows = [encoder.encode(row) for row in split.train]
     guard = Guard(args.base, encoder, rank=args.rank, alpha=args.alpha)

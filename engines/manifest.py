@@ -31,9 +31,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BundleError(f"{folder.name} has no readable {NAME}") from error
     if manifest.get("format") != FORMAT:
-        raise BundleError(
-            f"{folder.name}/{NAME} has format {manifest.get('format')!r}, this release reads {FORMAT}"
-        )
+        raise BundleError(f"{folder.name}/{NAME} has format {manifest.get('format')!r}, this release reads {FORMAT}")
     return manifest
 
 
@@ -41,8 +39,7 @@ def write_manifest(folder: Path, *, kind: str, inputs: Mapping[str, Any], **extr
     """Hash every file of `folder` (subfolders too) and write its manifest. Returns the manifest."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in paths
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths
     }
     revision = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     manifest = {
@@ -74,14 +71,10 @@ def is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
 
 def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Raises BundleError unless `folder` holds exactly the files of its manifest, byte for byte."""
-    present = {
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != NAME
-    }
+    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != NAME}
     listed: Mapping[str, Any] = manifest["files"]
     for name in sorted(present ^ set(listed)):
-        raise BundleError(
-            f"{folder.name}: {name} is {'missing' if name in listed else 'not in the manifest'}"
-        )
+        raise BundleError(f"{folder.name}: {name} is {'missing' if name in listed else 'not in the manifest'}")
     for name, spec in listed.items():
         path = folder / name
         if path.stat().st_size != spec["bytes"] or sha256_file(path) != spec["sha256"]:

@@ -75,9 +75,7 @@ class PromptBuilder:
         messages: list[Message] = [{"role": "user", "content": shield(prompt)}]
         if response is not None:
             messages.append({"role": "assistant", "content": shield(response)})
-        arguments = {
-            name: shield(value) if isinstance(value, str) else value for name, value in policy.items()
-        }
+        arguments = {name: shield(value) if isinstance(value, str) else value for name, value in policy.items()}
         return self._template.render(messages, **arguments)
 
     def _tokenise(self, rendered: str) -> list[int]:

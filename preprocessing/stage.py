@@ -34,9 +34,7 @@ def prepare(tensors: Mapping[str, wire.Array], builder: PromptBuilder) -> dict[s
     return {
         "INPUT_IDS": wire.pack("INPUT_IDS", built.ids),
         "PREFIX_LENGTH": wire.pack("PREFIX_LENGTH", [built.prefix_length]),
-        "ANSWER": wire.pack_text(
-            "ANSWER", json.dumps({"mode": request.mode.value, "has_response": has_response})
-        ),
+        "ANSWER": wire.pack_text("ANSWER", json.dumps({"mode": request.mode.value, "has_response": has_response})),
         "DEADLINE_NS": wire.pack("DEADLINE_NS", [began + round(request.deadline_s * 1e9)]),
         "CONTEXT": wire.pack_text("CONTEXT", json.dumps(context)),
     }

@@ -27,9 +27,7 @@ class ChatTemplate:
     """`source`: the template's text; `bos_token`: what `{{ bos_token }}` stands for. Raises BundleError."""
 
     def __init__(self, source: str, *, bos_token: str) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

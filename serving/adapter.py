@@ -99,9 +99,7 @@ class Adapter:
         if _is_internal(result):
             self._log(result, request)
         code = getattr(self._pb.TritonError, ERRORS[result.kind].triton_code)
-        return self._pb.InferenceResponse(
-            output_tensors=[], error=self._pb.TritonError(to_wire(result), code)
-        )
+        return self._pb.InferenceResponse(output_tensors=[], error=self._pb.TritonError(to_wire(result), code))
 
     def _pack(self, result: Tensors) -> list[Any]:
         if set(result) != set(self._outputs):

@@ -102,9 +102,7 @@ def canary_line(health: Health) -> str:
     told = []
     for result in health.canary:
         label = result.verdict.label if result.verdict else None
-        got = (
-            label.user_safety.value if label else f"error {result.error.kind}" if result.error else "nothing"
-        )
+        got = label.user_safety.value if label else f"error {result.error.kind}" if result.error else "nothing"
         p_unsafe = f" p_unsafe {label.p_unsafe_user:.3f}" if label and label.p_unsafe_user is not None else ""
         wrong = "" if result.passed else f" (WRONG, expected {result.example.expected.value})"
         told.append(f"{result.example.id} {got}{p_unsafe}{wrong}")

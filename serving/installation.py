@@ -46,8 +46,7 @@ class Installation:
         package = importlib.util.find_spec("pytriton")
         if package is None or not package.submodule_search_locations:
             raise TritonMissing(
-                "the Triton server is not installed; `pip install nvidia-pytriton==0.7.0` has it "
-                "(Linux, glibc >= 2.35)"
+                "the Triton server is not installed; `pip install nvidia-pytriton==0.7.0` has it (Linux, glibc >= 2.35)"
             )
         folder = Path(package.submodule_search_locations[0])
         triton = folder / "tritonserver"
@@ -59,9 +58,7 @@ class Installation:
         }
         for part in (*parts.values(), *(parts["backend"] / name for name in _BACKEND_FILES)):
             if not part.exists():
-                raise TritonMissing(
-                    f"nvidia-pytriton is installed without {part.name}; 0.7.0 is the version to use"
-                )
+                raise TritonMissing(f"nvidia-pytriton is installed without {part.name}; 0.7.0 is the version to use")
         stub = triton / "python_backend_stubs" / minor / _STUB
         if not stub.exists():
             raise PythonUnsupported(

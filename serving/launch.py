@@ -160,9 +160,7 @@ class TritonServer:
                 failure = _Aborted if status == -signal.SIGABRT else StartFailed
                 raise failure(f"Triton ended with status {status} before it was ready.{log.tail()}")
             if time.monotonic() > give_up:
-                raise StartFailed(
-                    f"Triton was not ready within {self.settings.ready_timeout_s:g} s.{log.tail()}"
-                )
+                raise StartFailed(f"Triton was not ready within {self.settings.ready_timeout_s:g} s.{log.tail()}")
             time.sleep(_POLL_S)
 
     def _is_ready(self) -> bool:
@@ -244,9 +242,7 @@ def refuse_missing(settings: ServerSettings) -> None:
     if not (settings.bundle / "manifest.json").is_file():
         raise BundleMissing(f"{settings.bundle} holds no bundle (no manifest.json); `make demo` builds one")
     if not (settings.model_repository / ENSEMBLE / "config.pbtxt").is_file():
-        raise RepositoryMissing(
-            f"{settings.model_repository} holds no model repository (no {ENSEMBLE}/config.pbtxt)"
-        )
+        raise RepositoryMissing(f"{settings.model_repository} holds no model repository (no {ENSEMBLE}/config.pbtxt)")
 
 
 def choose_ports(host: str, settings: ServerSettings) -> tuple[int, int, int]:

@@ -1,13 +1,16 @@
-"""What tests of several folders share. This file also puts `tests/` on the path, for `tiny_checkpoint`."""
+"""What tests of several folders share; `tests/` comes on the path for `tiny_checkpoint`."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from engines.manifest import NAME
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

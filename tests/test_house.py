@@ -53,11 +53,7 @@ def test_a_room_imports_only_the_rooms_before_it(room: str) -> None:
 
 
 def test_torch_is_imported_only_where_training_and_reference_live() -> None:
-    users = {
-        str(path.relative_to(ROOT))
-        for path in sources()
-        if {"torch", "transformers", "peft"} & imported(path)
-    }
+    users = {str(path.relative_to(ROOT)) for path in sources() if {"torch", "transformers", "peft"} & imported(path)}
     assert users == TORCH_FILES
 
 
@@ -75,9 +71,7 @@ def test_models_are_thin_adapters() -> None:
 
 
 def test_no_path_of_a_machine_is_committed() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     marks = [b"/wo" + b"rk/", b"/ro" + b"ot/", b"/tmp" + b"/w/"]
     for name in listed:
         path = ROOT / name

@@ -176,20 +176,14 @@ def low_rank(
     return matrices
 
 
-def write_adapter(
-    folder: Path, matrices: Mapping[str, npt.NDArray[np.float32]], config: Mapping[str, Any]
-) -> Path:
+def write_adapter(folder: Path, matrices: Mapping[str, npt.NDArray[np.float32]], config: Mapping[str, Any]) -> Path:
     """Write an adapter whose tensors have the full names of `matrices`."""
     folder.mkdir(parents=True, exist_ok=True)
-    layout: dict[str, tuple[str, Sequence[int]]] = {
-        key: ("F32", value.shape) for key, value in matrices.items()
-    }
+    layout: dict[str, tuple[str, Sequence[int]]] = {key: ("F32", value.shape) for key, value in matrices.items()}
     write_tensors(folder / "adapter_model.safetensors", layout, matrices.values())
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
 
-def prefixed(
-    prefix: str, matrices: Mapping[str, npt.NDArray[np.float32]]
-) -> dict[str, npt.NDArray[np.float32]]:
+def prefixed(prefix: str, matrices: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
     return {prefix + name: value for name, value in matrices.items()}

@@ -131,16 +131,12 @@ def _check(args: argparse.Namespace, transport: Transport | None) -> int:
         # Everything that can be wrong about the call is opened before the first text is judged.
         total = cli_input.count_rows(args.jsonl) if args.jsonl else 0
         jsonl = cli_input.from_jsonl(stack.enter_context(cli_input.opened(args.jsonl))) if args.jsonl else ()
-        guard = stack.enter_context(
-            Guard(args.url, deadline_s=args.deadline, policy=policy, transport=transport)
-        )
+        guard = stack.enter_context(Guard(args.url, deadline_s=args.deadline, policy=policy, transport=transport))
         out = stack.enter_context(Path(args.out).open("w", encoding="utf-8")) if args.out else sys.stdout
         items = chain(cli_input.from_arguments(args.text), cli_input.from_files(args.file), jsonl)
         known = None if total is None else total + len(args.text) + len(args.file)
         shown = bool(args.jsonl) and errors.is_terminal
-        for answer in _answers(
-            stack.enter_context(progress(items, total=known, console=errors, shown=shown)), guard
-        ):
+        for answer in _answers(stack.enter_context(progress(items, total=known, console=errors, shown=shown)), guard):
             worst = max(worst, answer.exit_code)
             if args.format == "json":
                 # Line by line: what is judged survives an interruption.

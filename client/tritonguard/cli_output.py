@@ -144,9 +144,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(
-    items: Iterable[Item], *, total: int | None, console: Console, shown: bool
-) -> Iterator[Iterator[Item]]:
+def progress(items: Iterable[Item], *, total: int | None, console: Console, shown: bool) -> Iterator[Iterator[Item]]:
     """`items` with a bar, rate and remaining time on `console` (standard error) while they are taken.
 
     total: None where it is not known; there is no remaining time then.

@@ -34,9 +34,7 @@ INTERNAL_MESSAGE = "internal error"
 """What a caller is told of a fault inside the server, whatever it was."""
 
 _FIELD_CHARACTERS = re.compile(r"[^A-Za-z0-9_.\[\]-]")
-_MARKER = re.compile(
-    r"tritonguard:(?P<kind>[a-z_]+)(?: field=(?P<field>[A-Za-z0-9_.\[\]-]+))?: (?P<message>[^\n]*)"
-)
+_MARKER = re.compile(r"tritonguard:(?P<kind>[a-z_]+)(?: field=(?P<field>[A-Za-z0-9_.\[\]-]+))?: (?P<message>[^\n]*)")
 _MOST_CHARACTERS = 500
 
 
@@ -205,9 +203,7 @@ def from_wire(message: str, grpc_status: str | None = None, *, request_id: str |
     spec = _BY_STATUS.get(status, ERRORS[InternalError.kind])
     # Texts of internal faults can hold tracebacks and paths of the server.
     text = INTERNAL_MESSAGE if spec.error is InternalError else message or spec.meaning
-    return _build(
-        spec, marker["message"] if marker else text, marker["field"] if marker else None, request_id
-    )
+    return _build(spec, marker["message"] if marker else text, marker["field"] if marker else None, request_id)
 
 
 def _build(spec: ErrorSpec, message: str, field: str | None, request_id: str | None) -> GuardError:

@@ -133,17 +133,13 @@ class Guard:
     def _judge(self, request: GuardRequest) -> Verdict:
         """The server's verdict, or the error as it is, before `on_error`."""
         self._refuse_closed()
-        reply = self._transport.infer(
-            to_tensors(request), deadline_s=request.deadline_s, request_id=request.request_id
-        )
+        reply = self._transport.infer(to_tensors(request), deadline_s=request.deadline_s, request_id=request.request_id)
         return read_reply(reply, request)
 
     def _count(self, verdict: Verdict) -> None:
         with self._lock:
             self._counts[verdict.decision.value] += 1
-        logger.warning(
-            "request %s: %s (%s)", verdict.record.request_id, verdict.decision.value, verdict.reason
-        )
+        logger.warning("request %s: %s (%s)", verdict.record.request_id, verdict.decision.value, verdict.reason)
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -173,7 +169,5 @@ def read_reply(reply: Mapping[str, Array], request: GuardRequest) -> Verdict:
             )
         # The server may be stricter than the caller's policy (its operator's floor), never laxer.
         if verdict.allowed and request.policy.on_error != "allow":
-            raise InternalError(
-                "reply: allowed on an error against the policy", field="outcome", request_id=request_id
-            )
+            raise InternalError("reply: allowed on an error against the policy", field="outcome", request_id=request_id)
     return verdict

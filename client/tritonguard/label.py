@@ -116,9 +116,7 @@ def label_from_choices(logprobs: Array, *, has_response: bool) -> Label:
     for log_safe, log_unsafe in rows.astype(np.float64):
         safe, unsafe = math.exp(log_safe), math.exp(log_unsafe)
         if abs(safe + unsafe - 1.0) > PROBABILITY_TOLERANCE:
-            return Label.indeterminate(
-                "the probabilities of a choice do not sum to 1", has_response=has_response
-            )
+            return Label.indeterminate("the probabilities of a choice do not sum to 1", has_response=has_response)
         p_unsafe.append(as_sent(unsafe / (safe + unsafe)))
     said = [Safety.UNSAFE if p >= 0.5 else Safety.SAFE for p in p_unsafe]
     return Label(

@@ -94,9 +94,7 @@ class Policy(ContractModel):
     version: Annotated[Text, Field(pattern=_SEMVER, max_length=64)] = "1.0.0"
     custom_policy: Annotated[Text, Field(pattern=r"\S")] | None = None
     custom_taxonomy: (
-        Annotated[tuple[CustomCategory, ...], Field(min_length=1)]
-        | Annotated[Text, Field(pattern=r"\S")]
-        | None
+        Annotated[tuple[CustomCategory, ...], Field(min_length=1)] | Annotated[Text, Field(pattern=r"\S")] | None
     ) = None
     suppress: tuple[Text, ...] = ()
     inject: tuple[CustomCategory, ...] = ()
@@ -133,15 +131,11 @@ class Policy(ContractModel):
         if self.custom_policy is not None and self.custom_taxonomy is not None:
             raise ValueError("custom_policy and custom_taxonomy exclude each other")
         if replaced and (self.suppress or self.inject):
-            raise ValueError(
-                "suppress and inject derive from the built-in taxonomy, which a custom one replaces"
-            )
+            raise ValueError("suppress and inject derive from the built-in taxonomy, which a custom one replaces")
         if self.custom_policy is not None and self.allow_list:
             raise ValueError("allow_list belongs into the text of custom_policy")
         if self.also_builtin and not (replaced or self.suppress or self.inject or self.allow_list):
-            raise ValueError(
-                "also_builtin asks for the built-in policy beside a custom one, and there is none"
-            )
+            raise ValueError("also_builtin asks for the built-in policy beside a custom one, and there is none")
         self._refuse_repeated_names()
         if len(self.canonical_json().encode()) > MAX_POLICY_BYTES:
             raise ValueError(f"larger than {MAX_POLICY_BYTES} bytes")
@@ -172,9 +166,7 @@ class Policy(ContractModel):
 
     def canonical_json(self) -> str:
         """One text per policy: every field with its default, keys sorted, no spaces."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property
     def sha256(self) -> str:
@@ -221,9 +213,7 @@ class _StrictLoader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for index, key in enumerate(keys):
             if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, "repeated key", node.value[index][0].start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, "repeated key", node.value[index][0].start_mark)
         return super().construct_mapping(node, deep)
 
 

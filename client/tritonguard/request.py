@@ -123,9 +123,7 @@ def unbuilt_fields(request: GuardRequest, *, served: Collection[str] = SERVED) -
 def refuse_unbuilt(request: GuardRequest, *, served: Collection[str] = SERVED) -> None:
     """The rule of the server's door: raises Unimplemented that names the first field not served."""
     for field in unbuilt_fields(request, served=served):
-        raise Unimplemented(
-            f"{field}: not served by this release", field=field, request_id=request.request_id
-        )
+        raise Unimplemented(f"{field}: not served by this release", field=field, request_id=request.request_id)
 
 
 def to_tensors(request: GuardRequest) -> dict[str, wire.Array]:

@@ -32,9 +32,7 @@ CATEGORIES: tuple[Category, ...] = (
     Category("S1", "Violence", "core"),
     Category("S2", "Sexual", "core", ("Sexual Content",)),
     Category("S3", "Criminal Planning/Confessions", "core", ("Criminal Planning", "Criminal Confessions")),
-    Category(
-        "S4", "Guns and Illegal Weapons", "core", ("Guns/Illegal Weapons", "Illegal Weapons", "Weapons")
-    ),
+    Category("S4", "Guns and Illegal Weapons", "core", ("Guns/Illegal Weapons", "Illegal Weapons", "Weapons")),
     Category(
         "S5",
         "Controlled/Regulated Substances",
@@ -76,9 +74,7 @@ CATEGORIES: tuple[Category, ...] = (
         "fine_grained",
         ("Political Misinformation", "Misinformation", "Misinformation/Conspiracy"),
     ),
-    Category(
-        "S20", "Copyright/Trademark/Plagiarism", "fine_grained", ("Copyright", "Trademark", "Plagiarism")
-    ),
+    Category("S20", "Copyright/Trademark/Plagiarism", "fine_grained", ("Copyright", "Trademark", "Plagiarism")),
     Category("S21", "Unauthorized Advice", "fine_grained", ("Unauthorised Advice",)),
     Category("S22", "Illegal Activity", "fine_grained", ("Illegal Activities",)),
     Category("S23", "Immoral/Unethical", "fine_grained", ("Immoral", "Unethical")),

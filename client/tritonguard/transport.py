@@ -31,9 +31,7 @@ class Readiness:
 class Transport(Protocol):
     """Carries one request at a time; safe to use from several threads."""
 
-    def infer(
-        self, tensors: Mapping[str, Array], *, deadline_s: float, request_id: str
-    ) -> Mapping[str, Array]:
+    def infer(self, tensors: Mapping[str, Array], *, deadline_s: float, request_id: str) -> Mapping[str, Array]:
         """The VERDICT tensors for REQUEST tensors, within `deadline_s` seconds. Raises GuardError only."""
         ...
 
@@ -64,9 +62,7 @@ class GrpcTransport:
         self._model = model
         self._outputs = [self._grpc.InferRequestedOutput(spec.name) for spec in VERDICT]
 
-    def infer(
-        self, tensors: Mapping[str, Array], *, deadline_s: float, request_id: str
-    ) -> Mapping[str, Array]:
+    def infer(self, tensors: Mapping[str, Array], *, deadline_s: float, request_id: str) -> Mapping[str, Array]:
         inputs = []
         for name, array in tensors.items():
             tensor = self._grpc.InferInput(name, list(array.shape), TENSORS[name].dtype)
@@ -126,9 +122,7 @@ class MockTransport:
         self._handler = handler
         self._readiness = readiness
 
-    def infer(
-        self, tensors: Mapping[str, Array], *, deadline_s: float, request_id: str
-    ) -> Mapping[str, Array]:
+    def infer(self, tensors: Mapping[str, Array], *, deadline_s: float, request_id: str) -> Mapping[str, Array]:
         try:
             return verdicts.to_tensors(self._handler(from_tensors(tensors)))
         except GuardError as error:

@@ -163,9 +163,7 @@ def decide(label: Label, policy: Policy) -> Outcome:
             return Outcome(decision=Decision.BLOCK, reason=reason)
         if p_unsafe >= threshold - policy.thresholds.review_margin:
             margin = policy.thresholds.review_margin
-            reviews.append(
-                f"p_unsafe {p_unsafe:.4f} within {margin:g} below threshold {threshold:g} ({side})"
-            )
+            reviews.append(f"p_unsafe {p_unsafe:.4f} within {margin:g} below threshold {threshold:g} ({side})")
         allows.append(f"p_unsafe {p_unsafe:.4f} < threshold {threshold:g} ({side})")
     if label.is_indeterminate and not (policy.on_error == "allow" and reviews):
         return _by_on_error(policy, label.indeterminate_reason or "indeterminate")
@@ -216,9 +214,7 @@ def to_tensors(verdict: Verdict) -> dict[str, wire.Array]:
         "REASON_INDETERMINATE": wire.pack_text("REASON_INDETERMINATE", label.indeterminate_reason or ""),
         "DECISION": wire.pack_text("DECISION", verdict.decision.value),
         "DECISION_REASON": wire.pack_text("DECISION_REASON", verdict.reason),
-        "RECORD": wire.pack_text(
-            "RECORD", json.dumps(verdict.record.model_dump(mode="json"), ensure_ascii=False)
-        ),
+        "RECORD": wire.pack_text("RECORD", json.dumps(verdict.record.model_dump(mode="json"), ensure_ascii=False)),
     }
 
 
@@ -232,9 +228,7 @@ def verdict_from_tensors(tensors: Mapping[str, wire.Array]) -> Verdict:
     if unknown:
         raise InternalError(f"reply: unknown tensor {unknown[0]}", field=unknown[0].lower())
     try:
-        texts = {
-            spec.name: wire.require_text(tensors, spec.name) for spec in wire.VERDICT if spec.dtype == "BYTES"
-        }
+        texts = {spec.name: wire.require_text(tensors, spec.name) for spec in wire.VERDICT if spec.dtype == "BYTES"}
         p_unsafe = wire.unpack(tensors, "P_UNSAFE")
     except wire.MalformedTensor as error:
         raise InternalError(f"reply: {error}", field=error.name.lower()) from None

@@ -134,9 +134,7 @@ class LocalEngine:
     def _empty_prefix(self) -> Prefix:
         """OpenVINO refuses zero keys, so one that nothing may see stands for none."""
         config = self._config
-        zeros = np.zeros(
-            (config.num_hidden_layers, config.num_key_value_heads, 1, config.head_dim), np.float32
-        )
+        zeros = np.zeros((config.num_hidden_layers, config.num_key_value_heads, 1, config.head_dim), np.float32)
         return Prefix(0, zeros, zeros)
 
 
@@ -166,9 +164,7 @@ def suffix_inputs(
     visible = np.zeros((count, length, held + length), np.bool_)
     visible[:, :, : prefix.length] = True
     visible[:, :, held:] = np.tril(np.ones((length, length), np.bool_))
-    positions = np.broadcast_to(
-        np.arange(prefix.length, prefix.length + length, dtype=np.int32), (count, length)
-    )
+    positions = np.broadcast_to(np.arange(prefix.length, prefix.length + length, dtype=np.int32), (count, length))
     return {
         "ids": ids,
         "positions": positions,

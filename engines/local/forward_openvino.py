@@ -88,8 +88,8 @@ class _Builder:
             keys.append(k)
             values.append(v)
             q = op.multiply(q, _floats(config.query_pre_attn_scalar**-0.5))
-            prefix = (op.gather(states, _ints(layer), _ints(0)) for states in (prefix_keys, prefix_values))
-            h = _attend(config, q, k, v, *prefix, masks[full])
+            prefix_k, prefix_v = (op.gather(states, _ints(layer), _ints(0)) for states in (prefix_keys, prefix_values))
+            h = _attend(config, q, k, v, prefix_k, prefix_v, masks[full])
             h = op.reshape(_swap(h, 1, 2), _ints([0, 0, heads * dim]), True)
             h = self._linear(f"{name}.self_attn.o_proj", h)
             x = op.add(x, self._norm(f"{name}.post_attention_layernorm", h))
@@ -141,16 +141,12 @@ class _Builder:
         factor = config.rope_factor if full else 1.0
         exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
         frequencies = (base**-exponents / factor).astype(np.float32)
-        angles = op.multiply(
-            op.unsqueeze(op.convert(positions, "f32"), _ints([2, 3])), op.constant(frequencies)
-        )
+        angles = op.multiply(op.unsqueeze(op.convert(positions, "f32"), _ints([2, 3])), op.constant(frequencies))
         angles = op.concat([angles, angles], -1)
         return op.cos(angles), op.sin(angles)
 
 
-def _attend(
-    config: TextConfig, q: Node, k: Node, v: Node, prefix_k: Node, prefix_v: Node, mask: Node
-) -> Node:
+def _attend(config: TextConfig, q: Node, k: Node, v: Node, prefix_k: Node, prefix_v: Node, mask: Node) -> Node:
     """q [B, H, S, D]; k, v [B, KV, S, D]; prefix [KV, T, D]; mask additive [B, 1, S, T + S] -> [B, H, S, D]."""
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     group = heads // kv_heads
@@ -171,9 +167,7 @@ def _attend(
     over_suffix = op.slice(weights, prefix_length, _ints([2**31 - 1]), _ints([1]), _ints([3]))
     flat = op.concat([_ints([kv_heads]), _ints([-1]), prefix_length], 0)
     from_prefix = op.matmul(op.reshape(_swap(over_prefix, 0, 1), flat, False), prefix_v, False, False)
-    out = op.add(
-        _swap(op.reshape(from_prefix, swapped, False), 0, 1), op.matmul(over_suffix, v, False, False)
-    )
+    out = op.add(_swap(op.reshape(from_prefix, swapped, False), 0, 1), op.matmul(over_suffix, v, False, False))
     return op.reshape(out, op.concat([batch, _ints([heads]), length, _ints([dim])], 0), False)
 
 

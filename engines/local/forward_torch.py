@@ -100,9 +100,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor,
     scores = scores.view(batch, heads, length, prefix_length + length) + mask
     weights = torch.softmax(scores.float(), dim=-1).to(q.dtype)
     weights = weights.view(batch, kv_heads, group * length, prefix_length + length)
-    over_prefix = (
-        weights[..., :prefix_length].transpose(0, 1).reshape(kv_heads, batch * group * length, prefix_length)
-    )
+    over_prefix = weights[..., :prefix_length].transpose(0, 1).reshape(kv_heads, batch * group * length, prefix_length)
     out = (over_prefix @ prefix_v).view(kv_heads, batch, group * length, dim).transpose(0, 1)
     out = out + weights[..., prefix_length:] @ v
     return out.reshape(batch, heads, length, dim)
@@ -124,9 +122,7 @@ def _rotary(config: TextConfig, positions: Tensor, *, full: bool) -> tuple[Tenso
     """(cos, sin) [B, S, 1, D]; full layers use rope_theta and the linear factor, sliding ones the local base."""
     base = config.rope_theta if full else config.rope_local_base_freq
     factor = config.rope_factor if full else 1.0
-    exponents = (
-        torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
-    )
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
     # Rounded as in transformers: `base**-exponents` differs in the last bit, which position 700 makes visible.
     angles = positions[..., None].float() * (1.0 / base**exponents / factor)
     angles = torch.cat([angles, angles], dim=-1)[:, :, None]
@@ -140,9 +136,7 @@ def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _norm(config: TextConfig, weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return F.rms_norm(x.float(), x.shape[-1:], weights[f"{name}.weight"].float(), config.rms_norm_eps).to(
-        x.dtype
-    )
+    return F.rms_norm(x.float(), x.shape[-1:], weights[f"{name}.weight"].float(), config.rms_norm_eps).to(x.dtype)
 
 
 def _embedding_scale(config: TextConfig, weights: Mapping[str, Tensor]) -> Tensor:

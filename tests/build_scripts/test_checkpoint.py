@@ -149,9 +149,7 @@ def test_a_dtype_that_is_not_read_here_is_named(tmp_path: Path) -> None:
         TensorFile.open(path).raw("a")
 
 
-@pytest.mark.parametrize(
-    "value", [np.zeros((2, 2), np.float32), np.zeros((2, 3), np.float64)], ids=["shape", "dtype"]
-)
+@pytest.mark.parametrize("value", [np.zeros((2, 2), np.float32), np.zeros((2, 3), np.float64)], ids=["shape", "dtype"])
 def test_a_value_that_does_not_fit_its_layout_is_refused(tmp_path: Path, value: Any) -> None:
     with pytest.raises(BundleError, match="does not fit"):
         write_tensors(tmp_path / "x.safetensors", {"b": ("F32", (2, 3))}, [value])

@@ -62,9 +62,7 @@ def test_plain_text_comes_back_by_decoding(tokenizer: Tokenizer) -> None:
         ("<image_soft_token>", 262144),
     ],
 )
-def test_tokens_that_the_guard_relies_on_have_gemmas_ids(
-    tokenizer: Tokenizer, token: str, index: int
-) -> None:
+def test_tokens_that_the_guard_relies_on_have_gemmas_ids(tokenizer: Tokenizer, token: str, index: int) -> None:
     assert tokenizer.token_to_id(token) == index
 
 

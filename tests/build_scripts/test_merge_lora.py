@@ -69,9 +69,7 @@ def folder_content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_every_updated_weight_is_the_sum_rounded_once_to_bfloat16(
-    base: Path, adapter: Path, out: Path
-) -> None:
+def test_every_updated_weight_is_the_sum_rounded_once_to_bfloat16(base: Path, adapter: Path, out: Path) -> None:
     merge(base=base, adapter=adapter, out=out)
     merged = Checkpoint.open(out)
     for module in projections(tiny_config()):
@@ -81,9 +79,7 @@ def test_every_updated_weight_is_the_sum_rounded_once_to_bfloat16(
         assert np.all(np.abs(got - wanted) <= half_a_step * 1.001 + 1e-30), module
 
 
-def test_tensors_without_an_update_and_the_header_are_copied_byte_for_byte(
-    base: Path, tmp_path: Path
-) -> None:
+def test_tensors_without_an_update_and_the_header_are_copied_byte_for_byte(base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", q_proj_matrices(), adapter_config())
     merge(base=base, adapter=adapter, out=tmp_path / "merged")
     before = TensorFile.open(base / "model.safetensors")
@@ -91,16 +87,12 @@ def test_tensors_without_an_update_and_the_header_are_copied_byte_for_byte(
     start = before.data_start
     assert before.path.read_bytes()[:start] == after.path.read_bytes()[:start]
     changed = {
-        name
-        for name in before.header
-        if before.stored_bytes(name).tobytes() != after.stored_bytes(name).tobytes()
+        name for name in before.header if before.stored_bytes(name).tobytes() != after.stored_bytes(name).tobytes()
     }
     assert changed == {f"{PUBLISHED}{Q_PROJ}.weight"}
 
 
-def test_config_tokenizer_and_template_are_the_bases_byte_for_byte(
-    base: Path, adapter: Path, out: Path
-) -> None:
+def test_config_tokenizer_and_template_are_the_bases_byte_for_byte(base: Path, adapter: Path, out: Path) -> None:
     merge(base=base, adapter=adapter, out=out)
     for name in ("config.json", *TOKENIZER_FILES):
         assert (out / name).read_bytes() == (base / name).read_bytes()
@@ -170,9 +162,7 @@ def test_the_manifest_names_what_was_merged_and_how_much_each_module_moved(
     base: Path, adapter: Path, out: Path
 ) -> None:
     base_manifest = write_manifest(base, kind="checkpoint", inputs={})
-    adapter_manifest = write_manifest(
-        adapter, kind="adapter", inputs={"base_revision": base_manifest["revision"]}
-    )
+    adapter_manifest = write_manifest(adapter, kind="adapter", inputs={"base_revision": base_manifest["revision"]})
     manifest = read_manifest(merge(base=base, adapter=adapter, out=out))
     assert manifest["kind"] == "checkpoint"
     assert manifest["inputs"]["base_revision"] == base_manifest["revision"]
@@ -209,9 +199,7 @@ def test_a_current_folder_is_kept_and_force_builds_it_again(base: Path, adapter:
         lambda base, adapter: (adapter / "NOTICE").write_text("newer"),
         lambda base, adapter: (base / "chat_template.jinja").write_text("newer"),
         lambda base, adapter: write_adapter(adapter, q_proj_matrices(), adapter_config()),
-        lambda base, adapter: (adapter / "adapter_config.json").write_text(
-            json.dumps(adapter_config(lora_alpha=8))
-        ),
+        lambda base, adapter: (adapter / "adapter_config.json").write_text(json.dumps(adapter_config(lora_alpha=8))),
     ],
     ids=["notice", "template", "weights", "alpha"],
 )
@@ -317,9 +305,7 @@ def test_base_and_adapter_in_each_others_place_are_refused(base: Path, adapter: 
 
 
 @pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "base/model.safetensors"])
-def test_bytes_that_are_not_those_of_the_manifest_are_refused(
-    base: Path, adapter: Path, out: Path, name: str
-) -> None:
+def test_bytes_that_are_not_those_of_the_manifest_are_refused(base: Path, adapter: Path, out: Path, name: str) -> None:
     revision = write_manifest(base, kind="checkpoint", inputs={})["revision"]
     write_manifest(adapter, kind="adapter", inputs={"base_revision": revision})
     damaged = base.parent / name
@@ -336,9 +322,7 @@ def test_a_config_in_the_form_of_transformers_5_is_refused(tmp_path: Path, adapt
         merge(base=base, adapter=adapter, out=out)
 
 
-def test_an_exception_halfway_leaves_the_old_folder_and_nothing_else(
-    base: Path, adapter: Path, out: Path
-) -> None:
+def test_an_exception_halfway_leaves_the_old_folder_and_nothing_else(base: Path, adapter: Path, out: Path) -> None:
     merge(base=base, adapter=adapter, out=out)
     before = folder_content(out.parent)
     matrices = prefixed(FORM, all_matrices())
@@ -350,9 +334,7 @@ def test_an_exception_halfway_leaves_the_old_folder_and_nothing_else(
     after = folder_content(out.parent)
     assert set(after) == set(before)
     assert folder_content(out) == {
-        name.removeprefix("merged/"): content
-        for name, content in before.items()
-        if name.startswith("merged/")
+        name.removeprefix("merged/"): content for name, content in before.items() if name.startswith("merged/")
     }
 
 
@@ -379,9 +361,7 @@ def test_the_command_merges_and_says_why_it_refuses(
 ) -> None:
     arguments = ["--base", str(base), "--adapter", str(adapter), "--out", str(out)]
     assert main(arguments) == 0
-    assert bfloat16_to_float32(
-        TensorFile.open(out / "model.safetensors").raw(f"{PUBLISHED}norm.weight")
-    ).shape
+    assert bfloat16_to_float32(TensorFile.open(out / "model.safetensors").raw(f"{PUBLISHED}norm.weight")).shape
     capsys.readouterr()
     write_adapter(adapter, q_proj_matrices(), adapter_config(use_dora=True))
     assert main(arguments) == 1

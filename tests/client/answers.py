@@ -15,9 +15,7 @@ def label_of(p_unsafe: float | None, *, has_response: bool = False) -> Label:
         return Label.indeterminate("no choices", has_response=has_response)
     safety = Safety.UNSAFE if p_unsafe >= 0.5 else Safety.SAFE
     if has_response:
-        return Label(
-            user_safety=safety, p_unsafe_user=p_unsafe, response_safety=safety, p_unsafe_response=p_unsafe
-        )
+        return Label(user_safety=safety, p_unsafe_user=p_unsafe, response_safety=safety, p_unsafe_response=p_unsafe)
     return Label(user_safety=safety, p_unsafe_user=p_unsafe)
 
 

@@ -72,9 +72,7 @@ def requests(draw: st.DrawFn) -> GuardRequest:
         priority=draw(st.integers(0, 2**31 - 1)),
         tenant=draw(st.none() | ASCII),
         request_id=draw(ASCII),
-        turns=draw(
-            st.none() | st.tuples(st.builds(Turn, role=st.sampled_from(["user", "assistant"]), content=TEXT))
-        ),
+        turns=draw(st.none() | st.tuples(st.builds(Turn, role=st.sampled_from(["user", "assistant"]), content=TEXT))),
     )
 
 

@@ -243,9 +243,7 @@ def reply_to(tensors: Mapping[str, wire.Array], **changes: wire.Array) -> dict[s
             id="another request's",
         ),
         pytest.param(
-            lambda sent: verdicts.to_tensors(
-                answer(GuardRequest(prompt="x", response="y", request_id="r1"), 0.1)
-            ),
+            lambda sent: verdicts.to_tensors(answer(GuardRequest(prompt="x", response="y", request_id="r1"), 0.1)),
             id="a side too many",
         ),
         pytest.param(
@@ -263,9 +261,7 @@ def test_a_reply_that_makes_no_sense_is_never_a_verdict(reply: Any) -> None:
 
 
 def test_a_response_that_was_not_judged_is_never_a_verdict() -> None:
-    transport = RawTransport(
-        lambda sent: verdicts.to_tensors(answer(GuardRequest(prompt="x", request_id="r1"), 0.1))
-    )
+    transport = RawTransport(lambda sent: verdicts.to_tensors(answer(GuardRequest(prompt="x", request_id="r1"), 0.1)))
     with pytest.raises(InternalError, match="other sides"):
         Guard(transport=transport).check("text", response="reply", request_id="r1")
 

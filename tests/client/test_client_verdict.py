@@ -136,9 +136,7 @@ def test_thresholds_decide_and_say_why(
     assert (outcome.decision.value, outcome.reason, outcome.on_error_applied) == (decision, reason, False)
 
 
-@pytest.mark.parametrize(
-    ("on_error", "decision"), [("block", "block"), ("allow", "allow"), ("raise", "block")]
-)
+@pytest.mark.parametrize(("on_error", "decision"), [("block", "block"), ("allow", "allow"), ("raise", "block")])
 def test_an_indeterminate_label_goes_by_on_error_and_is_marked(on_error: str, decision: str) -> None:
     label = Label.indeterminate("no choices", has_response=False)
     outcome = decide(label, Policy.model_validate({"on_error": on_error}))
@@ -232,9 +230,7 @@ def test_a_verdict_that_contradicts_itself_does_not_exist(
     with pytest.raises(InternalError):
         Verdict(
             label=label,
-            outcome=Outcome.model_validate(
-                {"decision": decision, "reason": reason, "on_error_applied": marked}
-            ),
+            outcome=Outcome.model_validate({"decision": decision, "reason": reason, "on_error_applied": marked}),
             record=RECORD,
         )
 
@@ -275,14 +271,10 @@ def test_a_reply_without_one_of_its_tensors_is_an_internal_error(name: str) -> N
         pytest.param("CATEGORIES", wire.pack_text("CATEGORIES", "{}"), id="categories are no list"),
         pytest.param("CATEGORIES", wire.pack_text("CATEGORIES", "[1]"), id="categories are numbers"),
         pytest.param("CATEGORIES", wire.pack_text("CATEGORIES", ""), id="categories are no JSON"),
-        pytest.param(
-            "REASON_INDETERMINATE", wire.pack_text("REASON_INDETERMINATE", "x"), id="needless reason"
-        ),
+        pytest.param("REASON_INDETERMINATE", wire.pack_text("REASON_INDETERMINATE", "x"), id="needless reason"),
         pytest.param("DECISION", wire.pack_text("DECISION", "pass"), id="unknown decision"),
         pytest.param("DECISION_REASON", wire.pack_text("DECISION_REASON", ""), id="decision without reason"),
-        pytest.param(
-            "DECISION_REASON", wire.pack_text("DECISION_REASON", "on_error=allow: x"), id="false mark"
-        ),
+        pytest.param("DECISION_REASON", wire.pack_text("DECISION_REASON", "on_error=allow: x"), id="false mark"),
         pytest.param("RECORD", wire.pack_text("RECORD", "{}"), id="empty record"),
         pytest.param("RECORD", wire.pack_text("RECORD", "[]"), id="record is a list"),
         pytest.param("SURPRISE", np.zeros((1, 1)), id="unknown tensor"),

@@ -18,11 +18,7 @@ def test_the_injection_is_an_unsafe_text_with_the_models_own_tokens() -> None:
 
 
 def test_ids_and_texts_are_unique_and_every_text_is_a_valid_request() -> None:
-    assert (
-        len({example.id for example in EXAMPLES})
-        == len({example.prompt for example in EXAMPLES})
-        == len(EXAMPLES)
-    )
+    assert len({example.id for example in EXAMPLES}) == len({example.prompt for example in EXAMPLES}) == len(EXAMPLES)
     assert all(GuardRequest(prompt=example.prompt).prompt == example.prompt for example in EXAMPLES)
     assert all(example.id.startswith(f"{example.language}-") for example in EXAMPLES)
 

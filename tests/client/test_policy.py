@@ -91,9 +91,7 @@ def test_sexual_minor_can_be_neither_suppressed_nor_allowed(spelling: str) -> No
 
 
 def test_a_suppressed_category_can_be_replaced_by_an_injected_one() -> None:
-    policy = Policy.model_validate(
-        {"suppress": ["Profanity"], "inject": [{"name": "Profanity", "definition": "d"}]}
-    )
+    policy = Policy.model_validate({"suppress": ["Profanity"], "inject": [{"name": "Profanity", "definition": "d"}]})
     assert policy.unbuilt_fields() == ("suppress", "inject")
 
 

@@ -24,17 +24,11 @@ def test_prompt_lines_are_the_prompts() -> None:
     assert lines[23] == "S24: Economic Harm."
 
 
-SPELLINGS = [
-    (category, text) for category in CATEGORIES for text in (category.code, category.name, *category.aliases)
-]
+SPELLINGS = [(category, text) for category in CATEGORIES for text in (category.code, category.name, *category.aliases)]
 
 
-@given(
-    st.sampled_from(SPELLINGS), st.sampled_from([str.upper, str.lower, str.title, str]), st.text(" .,;:!\t")
-)
-def test_case_and_punctuation_do_not_matter(
-    spelling: tuple[Category, str], change: type[str], around: str
-) -> None:
+@given(st.sampled_from(SPELLINGS), st.sampled_from([str.upper, str.lower, str.title, str]), st.text(" .,;:!\t"))
+def test_case_and_punctuation_do_not_matter(spelling: tuple[Category, str], change: type[str], around: str) -> None:
     category, text = spelling
     assert normalise(around + change(text) + around) is category
 
@@ -58,9 +52,7 @@ def test_spellings_of_the_field_are_known(text: str, code: str) -> None:
     assert found.code == code
 
 
-@pytest.mark.parametrize(
-    "text", ["", "Trade Secret Leak", "S25", "S0", "S1: Malware", "Violence Malware", "S"]
-)
+@pytest.mark.parametrize("text", ["", "Trade Secret Leak", "S25", "S0", "S1: Malware", "Violence Malware", "S"])
 def test_what_is_not_ours_is_unknown(text: str) -> None:
     assert normalise(text) is None
 

@@ -55,9 +55,7 @@ def test_every_model_answers_within_one_metrics_page(server: TritonServer, guard
     with urllib.request.urlopen(f"http://{server.endpoints.metrics}/metrics") as page:
         text = page.read().decode()
     for model in ("guard", "preprocess", "decode", "verdict"):
-        (count,) = re.findall(
-            rf'^nv_inference_request_success{{model="{model}",version="1"}} (\d+)', text, re.M
-        )
+        (count,) = re.findall(rf'^nv_inference_request_success{{model="{model}",version="1"}} (\d+)', text, re.M)
         assert int(count) > 0
 
 

@@ -63,10 +63,7 @@ def test_only_the_templates_own_strings_are_cut_out(before: str, after: str, own
     rendered = f"{SPECIAL.shield(before)}{own}{SPECIAL.shield(after)}"
     parts = SPECIAL.split(rendered)
     assert [text for special, text in parts if special] == [own]
-    assert (
-        "".join(text if special else SPECIAL.unshield(text) for special, text in parts)
-        == before + own + after
-    )
+    assert "".join(text if special else SPECIAL.unshield(text) for special, text in parts) == before + own + after
 
 
 @MANY
@@ -75,9 +72,7 @@ def test_only_the_templates_own_strings_are_cut_out(before: str, after: str, own
     TEXTS,
     st.sampled_from(["\n", "\n<BEGIN CONVERSATION>\nuser: ", "\nresponse: agent:  ### Answer: "]),
 )
-def test_two_shielded_texts_in_one_prompt_never_form_a_special_string(
-    first: str, second: str, between: str
-) -> None:
+def test_two_shielded_texts_in_one_prompt_never_form_a_special_string(first: str, second: str, between: str) -> None:
     rendered = SPECIAL.shield(first) + between + SPECIAL.shield(second)
     assert not any(special for special, _ in SPECIAL.split(rendered))
 

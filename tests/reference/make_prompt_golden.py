@@ -132,9 +132,7 @@ def golden_rows(base: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=Path("build/base"), help="checkpoint folder")
     rows = golden_rows(parser.parse_args().base)
     GOLDEN.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -53,9 +53,7 @@ class Pair:
         logits, _, _ = self._forward(suffixes, *self.states(prefix))
         return [logits[row, : len(suffix)] for row, suffix in enumerate(suffixes)]
 
-    def _forward(
-        self, suffixes: Sequence[Tensor], keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _forward(self, suffixes: Sequence[Tensor], keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         count, length, prefix_length = len(suffixes), max(map(len, suffixes)), keys.shape[2]
         ids = torch.nn.utils.rnn.pad_sequence(list(suffixes), batch_first=True, padding_value=0)
         rows = torch.arange(length).expand(count, -1)

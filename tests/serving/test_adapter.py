@@ -117,9 +117,7 @@ def test_outputs_come_in_the_order_of_the_model(triton: RecordingTriton) -> None
 
 @pytest.mark.parametrize("kind", sorted(ERRORS))
 @pytest.mark.parametrize("returned", [False, True], ids=["raised", "returned"])
-def test_a_guard_error_reaches_the_caller_with_its_kind_and_code(
-    adapter: Adapter, kind: str, returned: bool
-) -> None:
+def test_a_guard_error_reaches_the_caller_with_its_kind_and_code(adapter: Adapter, kind: str, returned: bool) -> None:
     spec = ERRORS[kind]
     error = spec.error("what was wrong", field="policy.floor")
     stage: Callable[[Any], Any] = (lambda rows: [error]) if returned else failing(error)
@@ -193,9 +191,7 @@ def test_a_batch_keeps_the_order(adapter: Adapter) -> None:
     assert [text_of(response) for response in responses] == ["a", "b", "c"]
 
 
-def test_a_batch_that_raises_fails_each_of_its_requests_once(
-    adapter: Adapter, triton: RecordingTriton
-) -> None:
+def test_a_batch_that_raises_fails_each_of_its_requests_once(adapter: Adapter, triton: RecordingTriton) -> None:
     responses = adapter.batch([asking(), asking(), asking()], failing(MemoryError(SECRET)))
     assert [refusal(response) for response in responses] == [(INTERNAL, "INTERNAL")] * 3
     assert not any(SECRET in line for line in triton.logged)
@@ -208,9 +204,7 @@ def test_a_batch_with_another_number_of_results_answers_nobody_wrongly(adapter: 
     assert [refusal(response) for response in responses] == [(INTERNAL, "INTERNAL")] * 2
 
 
-def test_a_request_that_cannot_be_read_does_not_fail_its_neighbours(
-    adapter: Adapter, triton: RecordingTriton
-) -> None:
+def test_a_request_that_cannot_be_read_does_not_fail_its_neighbours(adapter: Adapter, triton: RecordingTriton) -> None:
     unreadable = asking(TENANT=RuntimeError(SECRET))
     first, second, third = adapter.batch([asking("a"), unreadable, asking("c")], echoes)
     assert (text_of(first), text_of(third)) == ("a", "c")

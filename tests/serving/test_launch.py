@@ -143,9 +143,7 @@ def test_the_log_goes_to_the_file(serve: Serve) -> None:
     assert "listening" in settings.log.read_text()
 
 
-def test_without_a_file_the_log_goes_to_standard_error(
-    serve: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_file_the_log_goes_to_standard_error(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     with TritonServer(replace(serve(READY), log=None)):
         pass
     assert "listening" in capsys.readouterr().err
@@ -184,9 +182,7 @@ def test_a_second_abort_is_an_error(serve: Serve) -> None:
         pass
 
 
-def test_a_server_that_ignores_the_request_to_end_is_killed(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_ignores_the_request_to_end_is_killed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_KILL_AFTER_S", 0.0)
     server = TritonServer(replace(serve(DEAF), exit_timeout_s=1))
     server.start()

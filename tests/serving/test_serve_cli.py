@@ -109,18 +109,14 @@ def test_one_line_says_where_and_what_the_canary_got(run: Run, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("judge", [always_safe, overloaded])
-def test_a_server_with_a_wrong_canary_is_not_served(
-    run: Run, capsys: pytest.CaptureFixture[str], judge: Any
-) -> None:
+def test_a_server_with_a_wrong_canary_is_not_served(run: Run, capsys: pytest.CaptureFixture[str], judge: Any) -> None:
     assert run(judge=judge) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert "WRONG, expected unsafe" in err
 
 
-def test_a_server_that_says_that_it_is_not_ready_is_not_served(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_that_says_that_it_is_not_ready_is_not_served(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(ready=False) == 1
     assert "not ready" in capsys.readouterr().err
 
@@ -149,16 +145,12 @@ def test_the_arguments_reach_the_server(run: Run, tmp_path: Path) -> None:
     assert (settings.http_port, settings.grpc_port, settings.metrics_port) == (0, 9, 8002)
 
 
-def test_a_refused_address_is_told_without_a_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refused_address_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--bundle", str(tmp_path), "--host", "0.0.0.0"]) == 1
     assert "published holes" in capsys.readouterr().err
 
 
-def test_a_missing_bundle_is_told_without_a_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_bundle_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--bundle", str(tmp_path)]) == 1
     assert "no bundle" in capsys.readouterr().err
 
