@@ -59,7 +59,8 @@ def compile_bundle(
     steps = Steps("bundle", total=4)
     with finished_folder(out) as folder:
         steps.next("building the graph")
-        ov.save_model(build_graph(Checkpoint.open(checkpoint)), folder / GRAPH, compress_to_fp16=False)
+        opened = Checkpoint.open(checkpoint)
+        ov.save_model(build_graph(opened), folder / GRAPH, compress_to_fp16=False)
         for name in COPIED:
             if not (checkpoint / name).is_file():
                 raise BundleError(f"{checkpoint.name} has no {name}")

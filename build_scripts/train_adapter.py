@@ -77,8 +77,10 @@ def learning_rate(progress: float, peak: float, *, warmup: float = 0.03) -> floa
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))))
 
 
-def train(guard: Guard, rows: Sequence[Encoded], steps: Sequence[Step], *, state: Path, peak: float) -> float:
-    """Run the steps that are left. Returns the seconds spent, over all starts."""
+def train(
+    guard: Guard, rows: Sequence[Encoded], steps: Sequence[Step], *, state: Path, peak: float, most: int | None = None
+) -> float:
+    """Run the steps that are left, up to number `most`. Returns the seconds spent, over all starts."""
     optimiser = torch.optim.AdamW(guard.lora.parameters(), lr=peak, weight_decay=0.0, betas=(0.9, 0.98))
     done, spent = _resume(guard, optimiser, state)
     share = sum(row.unsafe for row in rows) / len(rows)
@@ -86,7 +88,7 @@ def train(guard: Guard, rows: Sequence[Encoded], steps: Sequence[Step], *, state
     costs = [sum(len(getattr(rows[index], step.stage)) for index in step.rows) + 340 for step in steps]
     losses: list[float] = []
     since = time.monotonic()
-    for number in range(done, len(steps)):
+    for number in range(done, min(len(steps), most or len(steps))):
         began = time.monotonic()
         step = steps[number]
         batch = [rows[index] for index in step.rows]
@@ -196,6 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--condensed-rows", type=int, default=9400, help="rows of the condensed stage (%(default)s)")
     parser.add_argument("--full-rows", type=int, default=2400, help="rows of the full stage (%(default)s)")
     parser.add_argument("--most-condensed-steps", type=int, help="cut the condensed stage there (default: whole)")
+    parser.add_argument("--most-steps", type=int, help="end the run there (default: the whole plan)")
+    parser.add_argument("--evaluate", type=int, default=400, help="rows of each split scored at the end (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="rows a step of the full stage (%(default)s)")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--alpha", type=int, default=32)
@@ -217,10 +221,11 @@ def main(argv: list[str] | None = None) -> int:
         seed=args.seed,
         most_condensed_steps=args.most_condensed_steps,
     )
-    spent = train(guard, rows, steps, state=args.out / "state.pt", peak=args.learning_rate)
+    spent = train(guard, rows, steps, state=args.out / "state.pt", peak=args.learning_rate, most=args.most_steps)
     figures = {
-        name: evaluate(guard, [encoder.encode(row) for row in random.Random(args.seed).sample(part, 400)])
+        name: evaluate(guard, [encoder.encode(row) for row in random.Random(args.seed).sample(part, args.evaluate)])
         for name, part in (("family", split.family), ("random", split.random))
+        if args.evaluate
     }
     print(json.dumps(figures, indent=2), flush=True)
     adapter = args.out / "adapter"

@@ -25,6 +25,8 @@ OUTPUTS = ("logits", "keys", "values")
 def build_graph(checkpoint: Checkpoint) -> ov.Model:
     """The graph of `forward_torch.forward`, dynamic in B, S, T, N and C.
 
+    Its constants are views of the checkpoint's files: keep `checkpoint` for as long as the graph.
+
     Inputs: ids, positions int32 [B, S]; visible boolean [B, S, T + S]; prefix_keys, prefix_values float32
     [layers, kv heads, T, head dim]; rows int32 [B, N]; candidates int32 [C]. Outputs: logits float32
     [B, N, C]; keys, values float32 [layers, B, kv heads, S, head dim].

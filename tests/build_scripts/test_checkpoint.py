@@ -46,7 +46,7 @@ def magnitude(bits: int) -> Fraction:
 
 def nearest_even(value: float) -> int:
     """Round to nearest, ties to even, by comparing exact distances to both neighbours."""
-    below = (struct.unpack("<I", struct.pack("<f", abs(value)))[0]) >> 16
+    below = int.from_bytes(struct.pack(">f", abs(value))[:2], "big")
     exact = Fraction(abs(value))
     down, up = exact - magnitude(below), magnitude(below + 1) - exact
     bits = below if down < up or (down == up and below % 2 == 0) else below + 1
@@ -92,7 +92,7 @@ def test_a_bfloat16_survives_the_way_through_float32(bits: int) -> None:
 
 def write_file(path: Path) -> Path:
     layout = {"b": ("F32", (2, 3)), "a": ("BF16", (5,)), "c": ("F16", ())}
-    values = [
+    values: list[Any] = [
         np.arange(6, dtype=np.float32).reshape(2, 3),
         np.arange(5, dtype=np.uint16),
         np.array(1.5, np.float16),

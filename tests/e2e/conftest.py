@@ -1,8 +1,9 @@
-"""One real Triton over the built bundle, for all end-to-end tests."""
+"""One real Triton over the built bundle, for all end-to-end tests; `raw_requests` comes on the path."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from serving.adapter import BUNDLE_VARIABLE
 from serving.launch import ServerSettings, TritonServer
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

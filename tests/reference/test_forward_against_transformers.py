@@ -37,7 +37,8 @@ class Pair:
     def theirs(self, ids: Tensor) -> Tensor:
         """float32 [n, C]: logits of the candidates after each of n tokens, in one plain pass."""
         with torch.inference_mode():
-            return self.twin(ids[None], use_cache=False).logits[0][:, self.candidates]
+            logits: Tensor = self.twin(ids[None], use_cache=False).logits[0]
+        return logits[:, self.candidates]
 
     def states(self, prefix: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [layers, kv heads, T, head dim] of a prefix, T = 0 included."""

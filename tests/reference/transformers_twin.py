@@ -10,10 +10,10 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from engines.checkpoint import TEXT_PREFIX, Checkpoint
 
 
-def text_config(checkpoint: Checkpoint) -> Gemma3TextConfig:
-    """From config.json in 4.57's form. Raises AssertionError when transformers reads its RoPE otherwise."""
+def text_config(checkpoint: Checkpoint) -> Any:
+    """Gemma3TextConfig from config.json in 4.57's form. Raises AssertionError when transformers reads its RoPE otherwise."""
     ours = checkpoint.text_config
-    theirs = Gemma3TextConfig(**checkpoint.config["text_config"])
+    theirs: Any = Gemma3TextConfig(**checkpoint.config["text_config"])
     theirs._attn_implementation = "eager"
     full, sliding = (theirs.rope_parameters[f"{kind}_attention"] for kind in ("full", "sliding"))
     assert (full["rope_theta"], full.get("factor", 1.0)) == (ours.rope_theta, ours.rope_factor)
@@ -31,7 +31,8 @@ def text_state(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Te
 
 def load_twin(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """Gemma3ForCausalLM with every weight of the checkpoint's text model, in eval mode."""
-    model = Gemma3ForCausalLM(text_config(checkpoint)).to(dtype).eval()
+    model: Any = Gemma3ForCausalLM(text_config(checkpoint))
+    model = model.to(dtype).eval()
     model.model.load_state_dict(text_state(checkpoint, dtype), strict=True)
     model.tie_weights()
     return model

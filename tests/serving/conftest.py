@@ -1,0 +1,8 @@
+"""Brings this folder's `recording_triton` on the path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
