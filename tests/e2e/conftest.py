@@ -36,6 +36,8 @@ def server(bundle: Path, server_log: Path) -> Iterator[TritonServer]:
     settings = ServerSettings(bundle=bundle, http_port=0, grpc_port=0, metrics_port=0, log=server_log)
     with TritonServer(settings) as running:
         yield running
+        # Whatever was sent, nothing hangs: a request without a response would run into the exit timeout.
+        assert running.stop() == 0
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from engines.checkpoint import TEXT_PREFIX, Checkpoint
 
 
 def text_config(checkpoint: Checkpoint) -> Any:
-    """Gemma3TextConfig from config.json in 4.57's form. Raises AssertionError when transformers reads its RoPE otherwise."""
+    """Gemma3TextConfig of a 4.57-form config.json. Raises AssertionError when its RoPE is read otherwise."""
     ours = checkpoint.text_config
     theirs: Any = Gemma3TextConfig(**checkpoint.config["text_config"])
     theirs._attn_implementation = "eager"

@@ -1,0 +1,65 @@
+"""The two forwards are one model: OpenVINO's graph against the torch forward, float32, every logit within 1e-3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from tiny_checkpoint import tiny_config, write_checkpoint
+
+from engines.checkpoint import Checkpoint
+from engines.local.engine import Prefix, suffix_inputs
+from engines.local.forward_openvino import build_graph
+from engines.local.forward_torch import forward, load_weights
+from engines.local.runtime import Runtime
+
+BOUND = 1e-3
+
+
+class Both:
+    def __init__(self, folder: Path) -> None:
+        self.checkpoint = Checkpoint.open(folder)
+        self.config = self.checkpoint.text_config
+        self._weights = load_weights(self.checkpoint)
+        self._runtime = Runtime(build_graph(self.checkpoint), precision="f32")
+
+    def __call__(self, inputs: dict[str, npt.NDArray[Any]]) -> float:
+        """Largest difference over logits, keys and values."""
+        theirs = [value.copy() for value in self._runtime.run(**inputs)]
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
+        integers = ("ids", "positions", "rows", "candidates")
+        tensors = {name: value.long() if name in integers else value for name, value in tensors.items()}
+        with torch.inference_mode():
+            ours = forward(self._weights, self.config, **tensors)
+        return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(ours, theirs, strict=True))
+
+    def inputs(self, *, prefix: int, count: int, length: int) -> dict[str, npt.NDArray[Any]]:
+        config, generator = self.config, np.random.default_rng(5)
+        shape = (config.num_hidden_layers, config.num_key_value_heads, max(1, prefix), config.head_dim)
+        keys, values = (generator.standard_normal(shape).astype(np.float32) for _ in range(2))
+        ids = generator.integers(0, config.vocab_size, (count, length)).astype(np.int32)
+        candidates = generator.integers(0, config.vocab_size, 500).tolist()
+        rows = [[0, length // 2, length - 1]] * count
+        return suffix_inputs(Prefix(prefix, keys, values), ids, rows=rows, candidates=candidates)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Both:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_checkpoint(folder, tiny_config(num_hidden_layers=4))
+    return Both(folder)
+
+
+@pytest.mark.parametrize(("prefix", "count", "length"), [(0, 1, 5), (0, 3, 40), (17, 1, 1), (17, 3, 40)])
+def test_the_forwards_agree_on_a_small_model(tiny: Both, prefix: int, count: int, length: int) -> None:
+    assert tiny(tiny.inputs(prefix=prefix, count=count, length=length)) <= BOUND
+
+
+def test_the_forwards_agree_on_the_embedded_checkpoint_beyond_its_window(base_folder: Path) -> None:
+    both = Both(base_folder)
+    assert both.config.sliding_window == 512
+    assert both(both.inputs(prefix=0, count=1, length=600)) <= BOUND
