@@ -25,9 +25,10 @@ from build_scripts.progress import Steps
 from engines.bundle import OPENVINO
 from engines.checkpoint import Checkpoint
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS, Prefix, suffix_inputs
+from engines.local import forward_openvino
 from engines.local.forward_openvino import build_graph
 from engines.local.runtime import GRAPH, PRECISIONS, Runtime
-from engines.manifest import is_current, read_manifest, write_manifest
+from engines.manifest import is_current, read_manifest, sha256_file, write_manifest
 
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 NOTICES = "notices"
@@ -52,6 +53,7 @@ def compile_bundle(
         "precision": precision,
         "max_tokens": max_tokens,
         "openvino": ov.__version__,
+        "graph_source_sha256": sha256_file(Path(forward_openvino.__file__)),
     }
     if not force and is_current(out, inputs):
         print(f"bundle: {out} is current")

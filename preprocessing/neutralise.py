@@ -14,7 +14,10 @@ from collections.abc import Iterable
 from tritonguard.errors import BundleError
 
 _MARK, _END = "\ue000", "\ue001"  # private use; a user's own U+E000 is shielded too
-_CANDIDATE = re.compile(rf"{_MARK}|<[^<>]{{1,64}}>|\[[^\[\]]{{1,64}}\]")
+# No bracket and no mark inside: a candidate can then never swallow the start of another, whatever stands
+# before it, so a text is scanned in the same way alone and within a rendered prompt.
+_INSIDE = rf"[^<>\[\]{_MARK}]{{1,64}}"
+_CANDIDATE = re.compile(rf"{_MARK}|<{_INSIDE}>|\[{_INSIDE}\]")
 _PLACEHOLDER = re.compile(rf"{_MARK}(\d+){_END}")
 
 

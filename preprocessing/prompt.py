@@ -41,7 +41,7 @@ class PromptBuilder:
             config = json.loads((folder / "tokenizer_config.json").read_text())
             source = (folder / "chat_template.jinja").read_text()
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # tokenizers raises nothing narrower
             raise BundleError(f"{folder.name} lacks a readable tokenizer or chat template") from error
         self.max_tokens = max_tokens
         self._bos: str = config["bos_token"]

@@ -142,7 +142,7 @@ class _Builder:
         base = config.rope_theta if full else config.rope_local_base_freq
         factor = config.rope_factor if full else 1.0
         exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
-        frequencies = (base**-exponents / factor).astype(np.float32)
+        frequencies = (1.0 / base**exponents / factor).astype(np.float32)
         angles = op.multiply(op.unsqueeze(op.convert(positions, "f32"), _ints([2, 3])), op.constant(frequencies))
         angles = op.concat([angles, angles], -1)
         return op.cos(angles), op.sin(angles)

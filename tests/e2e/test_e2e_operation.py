@@ -20,7 +20,7 @@ from tritonguard.tensors import pack
 from serving.launch import TritonServer
 
 SECRET = "zanzibar-quokka-7731"
-END_S = 60
+END_S = 180
 
 
 def tritonguard(*arguments: str) -> subprocess.CompletedProcess[str]:

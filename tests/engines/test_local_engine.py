@@ -18,7 +18,7 @@ from engines.protocol import Answer, Job
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
-    return load_tiny(tmp_path_factory.mktemp("tiny"))
+    return load_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 
 def logprobs(engine: LocalEngine, *jobs: Job) -> np.ndarray:

@@ -49,7 +49,7 @@ class Both:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    folder = tmp_path_factory.mktemp("tiny")
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     write_checkpoint(folder, tiny_config(num_hidden_layers=4))
     return Both(folder)
 

@@ -1,0 +1,50 @@
+"""`make demo` says what the weights say: with the adapter it passes, with random numbers in its place it fails."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from build_scripts.compile import compile_bundle
+from build_scripts.merge_lora import merge
+from engines.checkpoint import TensorFile, write_tensors
+from engines.manifest import read_manifest, write_manifest
+
+ADAPTER = Path(__file__).parents[2] / "adapters" / "embedded"
+
+
+def demo(bundle: Path, log: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving.demo", "--bundle", str(bundle), "--log", str(log)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def random_adapter(folder: Path) -> Path:
+    """The committed adapter's shapes and scale, with the numbers shuffled."""
+    folder.mkdir()
+    file = TensorFile.open(ADAPTER / "adapter_model.safetensors")
+    generator = np.random.default_rng(0)
+    layout = {name: (spec["dtype"], tuple(spec["shape"])) for name, spec in file.header.items()}
+    values = (generator.permutation(file.float32(name).ravel()).reshape(shape) for name, (_, shape) in layout.items())
+    write_tensors(folder / "adapter_model.safetensors", layout, values)
+    shutil.copyfile(ADAPTER / "adapter_config.json", folder / "adapter_config.json")
+    write_manifest(folder, kind="adapter", inputs=read_manifest(ADAPTER)["inputs"])
+    return folder
+
+
+def test_a_random_adapter_makes_the_demo_fail(base_folder: Path, tmp_path: Path) -> None:
+    merged = merge(base=base_folder, adapter=random_adapter(tmp_path / "adapter"), out=tmp_path / "merged")
+    compiled = compile_bundle(merged, tmp_path / "bundle", precision="f32")
+    shutil.rmtree(merged)
+    result = demo(compiled, tmp_path / "log")
+    assert result.returncode == 1, result.stdout
+    shutil.rmtree(compiled)
+
+
+def test_the_demo_passes_with_the_committed_adapter(bundle: Path, tmp_path: Path) -> None:
+    result = demo(bundle, tmp_path / "log")
+    assert result.returncode == 0, result.stdout
+    assert "p_unsafe" in result.stdout
