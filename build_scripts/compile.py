@@ -24,10 +24,10 @@ from build_scripts.folders import finished_folder
 from build_scripts.progress import Steps
 from engines.bundle import OPENVINO
 from engines.checkpoint import Checkpoint
-from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS, Prefix, suffix_inputs
 from engines.local import forward_openvino
+from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS, Prefix, suffix_inputs
 from engines.local.forward_openvino import build_graph
-from engines.local.runtime import GRAPH, PRECISIONS, Runtime
+from engines.local.runtime import GRAPH, PRECISIONS, Runtime, native_precisions
 from engines.manifest import is_current, read_manifest, sha256_file, write_manifest
 
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -94,7 +94,7 @@ def compile_bundle(
 
 
 def measure_precisions(folder: Path) -> Mapping[str, float]:
-    """Median milliseconds of one short request's pass in each precision, rounds interleaved."""
+    """Median milliseconds of one short request's pass in each precision this CPU has, rounds interleaved."""
     config = Checkpoint.read_config(folder)
     generator = np.random.default_rng(0)
     states = generator.standard_normal(
@@ -102,8 +102,8 @@ def measure_precisions(folder: Path) -> Mapping[str, float]:
     )
     ids = generator.integers(0, config.vocab_size, (1, _SUFFIX)).astype(np.int32)
     inputs = suffix_inputs(Prefix(_PREFIX, *states), ids, rows=[[_SUFFIX - 1]], candidates=[0, 1])
-    runtimes = {name: Runtime.load(folder, precision=name) for name in PRECISIONS}
-    times: dict[str, list[float]] = {name: [] for name in PRECISIONS}
+    runtimes = {name: Runtime.load(folder, precision=name) for name in native_precisions()}
+    times: dict[str, list[float]] = {name: [] for name in runtimes}
     for round_number in range(_ROUNDS + 1):
         for name, runtime in runtimes.items():
             began = time.perf_counter()

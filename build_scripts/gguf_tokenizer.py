@@ -15,6 +15,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 IMAGE_SOFT_TOKEN = "<image_soft_token>"
+# The file types these as user-defined, like runs of spaces; the published tokenizer makes them special.
+IMAGE_MARKS = frozenset({"<start_of_image>", "<end_of_image>", "[multimodal]"})
 SPACE = "▁"
 
 
@@ -59,7 +61,8 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 def _added_tokens(vocabulary: Vocabulary) -> Iterator[AddedToken]:
     for piece, kind in zip(vocabulary.pieces, vocabulary.kinds, strict=True):
         if kind in (CONTROL, USER_DEFINED):
-            yield AddedToken(piece, normalized=False, special=kind == CONTROL)
+            special = kind == CONTROL or piece in IMAGE_MARKS
+            yield AddedToken(piece, normalized=False, special=special)
     yield AddedToken(IMAGE_SOFT_TOKEN, normalized=False, special=True)
 
 

@@ -40,10 +40,19 @@ class DecodeStage:
 
     def run(self, rows: Sequence[Tensors]) -> list[dict[str, wire.Array] | GuardError]:
         """One result per row, in order: DECODED tensors, or the typed reason why there are none."""
-        return [
-            result if isinstance(result, GuardError) else self._decoded(result)
-            for result in self._engine.run([self._job(row) for row in rows])
-        ]
+        jobs = [self._job_or_error(row) for row in rows]
+        answers = iter(self._engine.run([job for job in jobs if isinstance(job, Job)]))
+        results = [next(answers) if isinstance(job, Job) else job for job in jobs]
+        return [result if isinstance(result, GuardError) else self._decoded(result) for result in results]
+
+    def _job_or_error(self, row: Tensors) -> Job | GuardError:
+        """A row that breaks the contract fails alone, not the batch that it came in."""
+        try:
+            return self._job(row)
+        except GuardError as error:
+            return error
+        except (ValueError, KeyError, TypeError):
+            return InternalError()
 
     def _job(self, row: Tensors) -> Job:
         ids = wire.unpack(row, "INPUT_IDS")

@@ -47,7 +47,12 @@ class PromptBuilder:
         self._bos: str = config["bos_token"]
         self._template = ChatTemplate(source, bos_token=self._bos)
         added = self.tokenizer.get_added_tokens_decoder()
-        self._special = SpecialStrings(token.content for token in added.values() if token.special)
+        special = {token.content for token in added.values() if token.special}
+        # A mark that is no special token could be written by a user: such a folder is not served.
+        for name in ("bos_token", "eos_token", "boi_token", "eoi_token", "image_token"):
+            if name in config and config[name] not in special:
+                raise BundleError(f"{folder.name}: the tokenizer's {name} is not a special token")
+        self._special = SpecialStrings(special)
         # What stands between the template's own special tokens is text, whatever it spells.
         self.tokenizer.encode_special_tokens = True
         self._prefix = lru_cache(maxsize=64)(self._compute_prefix)

@@ -18,6 +18,12 @@ GRAPH = "graph.xml"
 PRECISIONS = ("f32", "bf16")
 
 
+def native_precisions() -> tuple[str, ...]:
+    """Those of PRECISIONS that this CPU computes in itself; a hint for another one falls back to f32."""
+    has = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name in PRECISIONS if name == "f32" or name.upper() in has)
+
+
 class Runtime:
     """Not thread-safe: one infer request. What `run` returns is overwritten by the next call."""
 
