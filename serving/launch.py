@@ -128,9 +128,13 @@ class TritonServer:
 
     def wait(self) -> int:
         """Block until the server ends; its exit status (negative: the signal that ended it)."""
-        if self._process is None:
+        process = self._process
+        if process is None:
             raise RuntimeError("the server has not been started")
-        return self._process.wait()
+        # Not process.wait(): a signal that comes just before its system call would not end that call.
+        while (status := process.poll()) is None:
+            time.sleep(_POLL_S)
+        return status
 
     def stop(self) -> int | None:
         """End it: running requests are finished, then it is killed. Its exit status; None: it never ran."""
