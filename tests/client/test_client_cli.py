@@ -301,7 +301,8 @@ def test_help_teaches_by_examples_and_documents_the_exit_codes(
 
 
 @pytest.mark.parametrize(("total", "part"), [(4, "4/4"), (None, "4/?")])
-def test_progress_counts_and_rates_on_a_terminal(total: int | None, part: str) -> None:
+def test_progress_counts_and_rates_on_a_terminal(total: int | None, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")  # rich draws nothing on TERM=dumb
     screen = Console(file=io.StringIO(), force_terminal=True, width=120)
     items = [Item(id=str(number)) for number in range(4)]
     with progress(items, total=total, console=screen, shown=True) as taken:
