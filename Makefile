@@ -8,7 +8,7 @@ POOL ?= ../shared/data/train_pool
 ADAPTER ?= adapters/embedded
 BUNDLE := build/bundle
 
-.PHONY: help demo bundle serve test test-fast test-reference lint bench-quick accuracy train clean
+.PHONY: help demo bundle serve test test-fast test-reference lint bench-quick accuracy modes pair-passes train clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,12 @@ bench-quick: bundle ## p50 of the bare forward and p50 through client and Triton
 
 accuracy: bundle $(VENV)/.dev ## F1, FPR, AUC through the served path, beside a regression (POOL=folder)
 	$(PY) -m benchmarks.accuracy --pool $(POOL) --adapter $(ADAPTER) --bundle $(BUNDLE)
+
+modes: bundle $(VENV)/.dev ## replies, categories, policies and think through the served path, with bars (POOL=folder)
+	$(PY) -m benchmarks.modes --pool $(POOL) --adapter $(ADAPTER) --bundle $(BUNDLE)
+
+pair-passes: bundle ## prompt and response judged in one pass against two: labels, logits, time (POOL=folder)
+	$(PY) -m benchmarks.pair_passes --pool $(POOL) --adapter $(ADAPTER) --bundle $(BUNDLE)
 
 train: bundle $(REFERENCE)/.ok ## train the adapter again (POOL=folder; hours on two cores; resumable)
 	$(REFERENCE)/bin/python -m build_scripts.train_adapter --base build/base --pool $(POOL) --out build/training

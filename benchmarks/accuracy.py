@@ -5,78 +5,35 @@
 Every row goes through the typed client, gRPC and a real Triton. Two splits, both held out of training:
 `family` (whole sources and whole template families that training never saw) and `random` (rows like the
 trained ones). An indeterminate verdict counts as flagged, as the default policy treats it, and is
-counted apart. F1 is of the unsafe class at threshold 0.5; AUC is over p_unsafe.
+counted apart. F1 is of the unsafe class at threshold 0.5; AUC is over p_unsafe. "Not read elsewhere" leaves out the
+few texts that training may have read in another role, as a response or under a custom policy. The other modes are
+scored by `benchmarks.modes`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import random
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
-import numpy as np
-import numpy.typing as npt
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from tritonguard import Guard
+from tritonguard import Guard, GuardRequest
+from tritonguard.errors import BundleError
 
-from build_scripts.training_data import Row, Split, load_pool, split_pool
-from engines.manifest import read_manifest
-from serving.launch import ServerSettings, TritonServer
+from benchmarks.held_out import load_split, read_elsewhere, some
+from benchmarks.report import markdown, write_json
+from benchmarks.scores import Figures, Scores, p_unsafe
+from benchmarks.served import DEADLINE_S, Question, add_arguments, ask_all, connected
+from build_scripts.training_data import Row, Split
 
-Scores = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Of one scorer on one split. `indeterminate`: rows without a verdict, flagged here."""
-
-    rows: int
-    unsafe: int
-    f1: float
-    fpr: float
-    recall: float
-    auc: float
-    indeterminate: int = 0
-
-    @classmethod
-    def of(cls, scores: Scores, rows: Sequence[Row]) -> Figures:
-        """scores float64 [n]: p_unsafe; NaN where indeterminate."""
-        from sklearn.metrics import f1_score, roc_auc_score
-
-        missing = np.isnan(scores)
-        scores = np.where(missing, 1.0, scores)
-        unsafe = np.array([row.unsafe for row in rows])
-        flagged = scores >= 0.5
-        return cls(
-            rows=len(rows),
-            unsafe=int(unsafe.sum()),
-            f1=float(f1_score(unsafe, flagged)),
-            fpr=float(flagged[~unsafe].mean()),
-            recall=float(flagged[unsafe].mean()),
-            auc=float(roc_auc_score(unsafe, scores)),
-            indeterminate=int(missing.sum()),
-        )
+Results = dict[str, dict[str, Figures]]
+"""Set -> scorer -> figures."""
 
 
 def served_scores(guard: Guard, rows: Sequence[Row], *, concurrency: int, title: str) -> Scores:
-    """p_unsafe of each row through the server; NaN for an indeterminate label."""
-
-    def score(row: Row) -> float:
-        p_unsafe = guard.check(row.prompt, deadline_s=120.0).label.p_unsafe_user
-        return float("nan") if p_unsafe is None else p_unsafe
-
-    with ThreadPoolExecutor(concurrency) as pool:
-        results = pool.map(score, rows)
-        return np.array(list(track(results, total=len(rows), description=title, disable=not sys.stderr.isatty())))
+    """float64 [n]: p_unsafe of each row through the server; NaN for an indeterminate label."""
+    questions = [Question(row.id, GuardRequest(prompt=row.prompt, deadline_s=DEADLINE_S)) for row in rows]
+    replies = ask_all(guard, questions, concurrency=concurrency, title=title)
+    return p_unsafe([reply.label for reply in replies], "user")
 
 
 def regression(split: Split) -> Callable[[Sequence[Row]], Scores]:
@@ -98,30 +55,30 @@ def regression(split: Split) -> Callable[[Sequence[Row]], Scores]:
     return score
 
 
-def load_split(pool: Path, adapter: Path) -> Split:
-    """The adapter's own split. Raises ValueError when the pool no longer gives the rows it was scored on."""
-    split = split_pool(load_pool(pool), seed=read_manifest(adapter)["training"]["seed"])
-    recorded = json.loads((adapter / "split.json").read_text())
-    for name in ("family", "random"):
-        if [row.id for row in getattr(split, name)] != recorded[name]:
-            raise ValueError(f"the pool's {name} split is not the one that the adapter was trained without")
-    return split
+def figures(rows: Sequence[Row], scores: dict[str, Scores], *, name: str, elsewhere: Collection[str]) -> Results:
+    """Of each scorer, on all rows and (where that differs) on those whose text is not in `elsewhere`."""
+    parts = {name: list(range(len(rows)))}
+    unread = [index for index, row in enumerate(rows) if row.prompt not in elsewhere]
+    if unread and len(unread) < len(rows):
+        parts[f"{name}, not read elsewhere"] = unread
+    return {
+        part: {
+            scorer: Figures.of(values[indices], [rows[index].unsafe for index in indices])
+            for scorer, values in scores.items()
+        }
+        for part, indices in parts.items()
+    }
 
 
-def report(results: dict[str, dict[str, Figures]]) -> Table:
-    table = Table("split", "scorer", "rows", "unsafe", "F1", "FPR", "recall", "AUC", "indeterminate")
-    for split, scorers in results.items():
-        for scorer, figures in scorers.items():
-            numbers = (figures.f1, figures.fpr, figures.recall, figures.auc)
-            table.add_row(
-                split,
-                scorer,
-                str(figures.rows),
-                str(figures.unsafe),
-                *(f"{number:.3f}" for number in numbers),
-                str(figures.indeterminate),
-            )
-    return table
+def report(results: Results) -> str:
+    """A Markdown table."""
+    head = ("split", "scorer", "rows", "unsafe", "F1", "FPR", "recall", "AUC", "indeterminate")
+    rows = [
+        (part, scorer, f.rows, f.unsafe, f.f1, f.fpr, f.recall, f.auc, f.indeterminate)
+        for part, scorers in results.items()
+        for scorer, f in scorers.items()
+    ]
+    return markdown(head, rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -130,40 +87,26 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--pool", type=Path, required=True, help="folder of labelled JSONL files")
-    parser.add_argument("--adapter", type=Path, default=Path("adapters/embedded"), help="its split is used")
-    parser.add_argument("--bundle", type=Path, default=Path("build/bundle"), help="served for the measurement")
-    parser.add_argument("--url", help="host:port of a server that already runs, instead of --bundle")
-    parser.add_argument("--limit", type=int, help="random rows of each split (default: all)")
-    parser.add_argument("--concurrency", type=int, default=8)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    add_arguments(parser)
     args = parser.parse_args(argv)
-    split = load_split(args.pool, args.adapter)
+    try:
+        split = load_split(args.pool, args.adapter)
+        elsewhere = read_elsewhere(args.pool, args.adapter, split)
+    except (BundleError, ValueError) as error:
+        parser.error(str(error))
     baseline = regression(split)
-    results: dict[str, dict[str, Figures]] = {}
-    with ExitStack() as stack:
-        url = args.url
-        if url is None:
-            server = stack.enter_context(
-                TritonServer(ServerSettings(args.bundle, http_port=0, grpc_port=0, metrics_port=0))
-            )
-            url = server.endpoints.grpc
-        guard = stack.enter_context(Guard(url, deadline_s=120.0))
+    results: Results = {}
+    with connected(args.url, args.bundle) as guard:
         for name in ("family", "random"):
-            rows: Sequence[Row] = getattr(split, name)
-            if args.limit is not None and args.limit < len(rows):
-                rows = random.Random(0).sample(rows, args.limit)
-            scores = served_scores(guard, rows, concurrency=args.concurrency, title=name)
-            results[name] = {
-                "guard, served": Figures.of(scores, rows),
-                "n-gram regression": Figures.of(baseline(rows), rows),
+            rows = some(getattr(split, name), args.limit)
+            scores = {
+                "guard, served": served_scores(guard, rows, concurrency=args.concurrency, title=name),
+                "n-gram regression": baseline(rows),
             }
-    Console().print(report(results))
+            results |= figures(rows, scores, name=name, elsewhere=elsewhere)
+    print(report(results))
     if args.out:
-        plain: dict[str, Any] = {
-            split: {scorer: vars(figures) for scorer, figures in scorers.items()} for split, scorers in results.items()
-        }
-        args.out.write_text(json.dumps(plain, indent=2) + "\n")
+        write_json(args.out, results)
     return 0
 
 

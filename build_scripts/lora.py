@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.checkpoint import FloatArray, TextConfig, write_tensors
+from engines.checkpoint import FloatArray, TensorFile, TextConfig, write_tensors
 from engines.local.forward_torch import Linear
 
 PROJECTIONS = (
@@ -52,6 +52,14 @@ class Lora(nn.Module):
             return F.linear(x, weights[f"{name}.weight"]) + low_rank * scale
 
         return apply
+
+    def load(self, folder: Path) -> None:
+        """Take the numbers of a saved adapter of the same shape. Raises BundleError when it can't be read."""
+        stored = TensorFile.open(folder / "adapter_model.safetensors")
+        with torch.no_grad():
+            for index, name in enumerate(self.names):
+                self.a[index].copy_(torch.from_numpy(stored.float32(f"{_PEFT_PREFIX}{name}.lora_A.weight").copy()))
+                self.b[index].copy_(torch.from_numpy(stored.float32(f"{_PEFT_PREFIX}{name}.lora_B.weight").copy()))
 
     def save(self, folder: Path, *, base_name: str) -> None:
         """adapter_config.json and adapter_model.safetensors (float32), loadable by PEFT."""

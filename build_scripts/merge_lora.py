@@ -55,7 +55,7 @@ def merge(*, base: Path, adapter: Path, out: Path, force: bool = False) -> Path:
             rewrite_tensors(file, folder / file.path.name, _merged(file, names, update, norms))
         _copy_files(base, adapter, folder)
         steps.next("hashing")
-        write_manifest(folder, kind="checkpoint", inputs=inputs, relative_update=norms)
+        write_manifest(folder, kind="checkpoint", inputs=inputs, relative_update=norms, **_declared(base, adapter))
     return out
 
 
@@ -76,6 +76,7 @@ def merge_inputs(base: Path, adapter: Path) -> dict[str, Any]:
         "base_revision": base_revision,
         "adapter_revision": adapter_revision,
         # Notices are written after training: a changed one must reach the merged folder too.
+        **_declared(base, adapter),
         "notices_sha256": {path.name: sha256_file(path) for path in _notices(adapter)},
     }
 
@@ -94,6 +95,17 @@ def _revision(folder: Path, kind: str) -> str:
         return str(manifest["revision"])
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja"))
     return " ".join(f"{path.name}:{sha256_file(path)}" for path in files)
+
+
+def _declared(base: Path, adapter: Path) -> dict[str, Any]:
+    """What the manifests say of the model: whether its vision tower is trained (an adapter of the text model doesn't
+    train one), and where its reasoning comes from."""
+    own = read_manifest(base) if (base / NAME).is_file() else {}
+    training = read_manifest(adapter).get("training", {}) if (adapter / NAME).is_file() else {}
+    return {
+        **({"vision": own["vision"]} if "vision" in own else {}),
+        **({"reasoning_source": training["reasoning_source"]} if "reasoning_source" in training else {}),
+    }
 
 
 def _verify(base: Path, adapter: Path) -> None:

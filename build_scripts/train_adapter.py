@@ -1,14 +1,15 @@
-"""Train the embedded guard's LoRA adapter for the prompt verdict, in the real prompt format.
+"""Train the embedded guard's LoRA adapter for every mode, in the real prompt format.
 
     python -m build_scripts.train_adapter --base build/base --pool POOL --out build/training
 
-The policy prefix of the prompt (about 340 tokens, equal for every row) is computed once per batch, with
-its gradient; the rows ride behind it as a batch. Loss: cross-entropy between the logits of " safe" and
-" unsafe" behind `User Safety:`, classes weighted to balance. Two stages: `condensed` (the real prefix and
-the text, then at once `User Safety:`; five times cheaper a row, it learns what harm looks like) and
-`full` (the whole published prompt; what is served). Needs torch (`pip install '.[train]'`).
+A step is a few examples under the built-in policy (prompts, and exchanges with a response; verdict, categories
+and think branch off one trunk) and a few custom policies with some texts each. A policy's prefix is computed once
+for its examples, with its gradient. Loss: cross-entropy between " safe" and " unsafe" at every choice, and over
+frequent tokens for names and reasoning. Needs torch (`pip install '.[train]'`).
 
-Interrupt it when you like: started again with the same arguments it goes on from its last checkpoint.
+Interrupt it when you like: started again with the same arguments it goes on from its last checkpoint. `--start`
+takes the numbers of an earlier adapter; `--minutes` ends the run when they are spent, with the learning rate
+planned for that.
 """
 
 from __future__ import annotations
@@ -20,110 +21,144 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from tritonguard.request import Mode
 
-from build_scripts.training_data import CAPS, Split, counts, load_pool, split_pool
-from build_scripts.training_model import Encoded, Encoder, Guard
+from build_scripts.training_data import CAPS, Row, Split, counts, load_pool, split_pool
+from build_scripts.training_examples import Encoder, Example, Task
+from build_scripts.training_model import Guard
+from build_scripts.training_policies import Ruling, training_rulings
+from build_scripts.training_replies import REPLY_CAPS, Exchange, load_exchanges
 from engines.manifest import read_manifest, sha256_file, write_manifest
 
-CONDENSED, FULL = "condensed", "full"
-MOST_TOKENS = 2600  # of one forward and backward; about 5 GB of activations
+MOST_TOKENS = 2400  # of one forward and backward, padding counted; about 5 GB of activations
+MODES = (Mode.VERDICT, Mode.CATEGORIES, Mode.THINK)
+Batch = list[Task]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Step:
-    stage: str
-    rows: tuple[int, ...]
+def tasks_of_rows(rows: Sequence[Row], generator: random.Random) -> Iterator[Task]:
+    """Endless: safe and unsafe in turn, drawn without replacement until all were seen."""
+    drawn = [_endless([row for row in rows if row.unsafe == unsafe], generator) for unsafe in (True, False)]
+    while True:
+        for source in drawn:
+            row = next(source)
+            yield Task(row.prompt, row.unsafe, names=row.names, modes=MODES)
 
 
-def plan_steps(
-    rows: Sequence[Encoded],
-    *,
-    condensed: int,
-    full: int,
-    batch: int,
-    seed: int,
-    most_condensed_steps: int | None = None,
-) -> list[Step]:
-    """Every batch of the run in order: row indices of similar length, drawn without replacement per epoch.
+def tasks_of_exchanges(exchanges: Sequence[Exchange], generator: random.Random) -> Iterator[Task]:
+    """Endless: unsafe and safe responses in turn; one in seven behind a misread prompt."""
+    drawn = [_endless([e for e in exchanges if e.response_unsafe == unsafe], generator) for unsafe in (True, False)]
+    while True:
+        for source in drawn:
+            e = next(source)
+            modes = MODES if e.unsafe is not None else (Mode.VERDICT, Mode.CATEGORIES)
+            yield Task(
+                e.prompt,
+                e.unsafe,
+                e.response,
+                e.response_unsafe,
+                e.names,
+                modes=modes,
+                misread=generator.random() < 1 / 7,
+            )
 
-    most_condensed_steps: cut the (shuffled) condensed stage there; None runs it whole.
-    """
+
+def tasks_of_rulings(
+    groups: Sequence[Sequence[Ruling]], generator: random.Random, *, condensed: bool = False
+) -> Iterator[Batch]:
+    """Endless: the texts of one policy at a time; a third of the policies are also thought about."""
+    for group in _endless(list(groups), generator):
+        if condensed:
+            yield [Task(r.text.prompt, r.unsafe, part=r.part, condensed=True) for r in group]
+            continue
+        draw = generator.random()
+        modes = (Mode.VERDICT, Mode.THINK) if draw < 0.3 else (Mode.VERDICT, Mode.CATEGORIES)
+        yield [Task(r.text.prompt, r.unsafe, names=r.names, part=r.part, modes=modes) for r in group]
+
+
+def _endless(items: list[T], generator: random.Random) -> Iterator[T]:
+    while True:
+        yield from generator.sample(items, len(items))
+
+
+def steps(
+    pool: Path, split: Split, *, rows: int, replies: int, policies: int, condensed: int, seed: int
+) -> Iterator[list[Batch]]:
+    """Endless: the batches of each step, a policy each; deterministic in the seed."""
     generator = random.Random(seed)
-    steps: list[Step] = []
-    for stage, total, size in ((CONDENSED, condensed, 2 * batch), (FULL, full, batch)):
-        drawn: list[int] = []
-        while len(drawn) < total:
-            drawn += generator.sample(range(len(rows)), min(len(rows), total - len(drawn)))
-        batches: list[Step] = []
-        for start in range(0, total, size * 16):
-            pool = sorted(drawn[start : start + size * 16], key=lambda index: len(rows[index].full))
-            batches += [Step(stage, tuple(pool[at : at + size])) for at in range(0, len(pool), size)]
-        generator.shuffle(batches)
-        steps += batches[:most_condensed_steps] if stage == CONDENSED else batches
-    return steps
+    exchanges, _ = load_exchanges(pool, split, seed=seed)
+    prompts = tasks_of_rows(split.train, generator)
+    pairs = tasks_of_exchanges(exchanges, generator)
+    rulings = tasks_of_rulings(training_rulings(pool, split, groups=1200, size=5, seed=seed), generator)
+    many = training_rulings(pool, split, groups=2400, size=8, seed=seed + 1)
+    short = tasks_of_rulings(many, generator, condensed=True)
+    while True:
+        builtin = [next(prompts) for _ in range(rows)] + [next(pairs) for _ in range(replies)]
+        yield [
+            builtin,
+            *(next(rulings) for _ in range(policies)),
+            *(next(short) for _ in range(condensed)),
+        ]
 
 
 def learning_rate(progress: float, peak: float, *, warmup: float = 0.03) -> float:
-    """Linear warm-up, then a cosine down to a twentieth of the peak. `progress`: share of all tokens, 0 to 1."""
+    """Linear warm-up, then a cosine down to a twentieth of the peak. `progress`: share of the run, 0 to 1."""
     if progress < warmup:
         return peak * max(0.02, progress / warmup)
-    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))))
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))))
 
 
 def train(
-    guard: Guard, rows: Sequence[Encoded], steps: Sequence[Step], *, state: Path, peak: float, most: int | None = None
-) -> float:
-    """Run the steps that are left, up to number `most`. Returns the seconds spent, over all starts."""
+    guard: Guard, encoder: Encoder, plan: Iterator[list[Batch]], *, state: Path, peak: float, minutes: float
+) -> tuple[int, float]:
+    """Run until the minutes are spent. Returns (steps, minutes), over all starts."""
     optimiser = torch.optim.AdamW(guard.lora.parameters(), lr=peak, weight_decay=0.0, betas=(0.9, 0.98))
     done, spent = _resume(guard, optimiser, state)
-    share = sum(row.unsafe for row in rows) / len(rows)
-    balance = torch.tensor([0.5 / (1 - share), 0.5 / share])
-    costs = [sum(len(getattr(rows[index], step.stage)) for index in step.rows) + 340 for step in steps]
     losses: list[float] = []
-    since = time.monotonic()
-    for number in range(done, min(len(steps), most or len(steps))):
+    for number, batches in enumerate(plan):
+        if number < done:
+            continue
+        if spent >= minutes:
+            break
         began = time.monotonic()
-        step = steps[number]
-        batch = [rows[index] for index in step.rows]
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(sum(costs[:number]) / sum(costs), peak)
-        losses.append(accumulate(guard, batch, step.stage, balance))
+            group["lr"] = learning_rate(spent / minutes, peak)
+        tokens, loss = accumulate(guard, [[encoder.encode(task) for task in batch] for batch in batches])
+        losses.append(loss)
         torch.nn.utils.clip_grad_norm_(guard.lora.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        spent += time.monotonic() - began
-        if number % 5 == 0 or number == len(steps) - 1:
-            rate = sum(costs[done : number + 1]) / (time.monotonic() - since)
-            eta = sum(costs[number + 1 :]) / rate / 60
-            print(
-                f"step {number + 1}/{len(steps)} {step.stage:9} loss {np.mean(losses[-25:]):.3f} "
-                f"{rate:.0f} tokens/s, {spent / 60:.1f} min spent, {eta:.1f} min left",
-                flush=True,
-            )
-        if (number + 1) % 10 == 0 or number == len(steps) - 1:
-            _checkpoint(guard, optimiser, state, number + 1, spent)
-    return spent
+        seconds = time.monotonic() - began
+        spent += seconds / 60
+        done = number + 1
+        print(
+            f"step {done}: loss {loss:.3f}, mean of 20 {np.mean(losses[-20:]):.3f}, "
+            f"{tokens / seconds:.0f} tokens/s, {spent:.1f} of {minutes:.0f} minutes",
+            flush=True,
+        )
+        if done % 5 == 0:
+            _checkpoint(guard, optimiser, state, done, spent)
+    _checkpoint(guard, optimiser, state, done, spent)
+    return done, spent
 
 
-def accumulate(guard: Guard, batch: Sequence[Encoded], stage: str, balance: Tensor) -> float:
-    """Gradients of the class-weighted mean loss over the batch, in parts that fit in memory. Returns the loss."""
-    total = sum(float(balance[int(row.unsafe)]) for row in batch)
-    loss = 0.0
-    for part in parts_within([len(getattr(row, stage)) for row in batch], MOST_TOKENS):
-        rows = [batch[index] for index in part]
-        logits = guard.logits([getattr(row, stage) for row in rows])
-        labels = torch.tensor([int(row.unsafe) for row in rows])
-        share = F.cross_entropy(logits, labels, weight=balance, reduction="sum") / total
-        share.backward()
-        loss += share.item()
-    return loss
+def accumulate(guard: Guard, batches: Sequence[Sequence[Example]]) -> tuple[int, float]:
+    """Gradients of the mean loss per example, in parts that fit in memory. Returns tokens seen and the loss."""
+    total = sum(map(len, batches))
+    tokens, loss = 0, 0.0
+    for batch in batches:
+        for part in parts_within([example.length for example in batch], MOST_TOKENS):
+            examples = [batch[index] for index in part]
+            share = guard.loss(examples) / total
+            share.backward()
+            loss += share.item()
+            tokens += len(examples[0].prefix) + sum(example.length for example in examples)
+    return tokens, loss
 
 
 def parts_within(lengths: Sequence[int], most: int) -> list[list[int]]:
@@ -139,12 +174,7 @@ def parts_within(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 def _checkpoint(guard: Guard, optimiser: torch.optim.Optimizer, state: Path, done: int, spent: float) -> None:
     partial = state.with_suffix(".partial")
-    content = {
-        "lora": guard.lora.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "done": done,
-        "spent": spent,
-    }
+    content = {"lora": guard.lora.state_dict(), "optimiser": optimiser.state_dict(), "done": done, "spent": spent}
     torch.save(content, partial)
     partial.replace(state)
 
@@ -159,31 +189,36 @@ def _resume(guard: Guard, optimiser: torch.optim.Optimizer, state: Path) -> tupl
     return content["done"], content["spent"]
 
 
-def evaluate(guard: Guard, rows: Sequence[Encoded], *, batch: int = 32) -> dict[str, float]:
-    """Figures of the torch forward in the full format, for a first look; the served path is scored elsewhere."""
-    margins = np.empty(len(rows))
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].full))
-    with torch.inference_mode():
-        for indices in _chunks(order, batch):
-            logits = guard.logits([rows[index].full for index in indices])
-            margins[list(indices)] = (logits[:, 1] - logits[:, 0]).numpy()
-    unsafe = np.array([row.unsafe for row in rows])
-    flagged = margins > 0
-    hits = int((flagged & unsafe).sum())
-    return {
-        "rows": len(rows),
-        "f1": 2 * hits / max(1, int(flagged.sum()) + int(unsafe.sum())),
-        "fpr": float(flagged[~unsafe].mean()),
-        "recall": float(flagged[unsafe].mean()),
+def save(guard: Guard, args: argparse.Namespace, split: Split, done: int, spent: float) -> Path:
+    """The adapter folder: PEFT's files, the held-out ids, the manifest."""
+    folder: Path = args.out / "adapter"
+    folder.mkdir(exist_ok=True)
+    guard.lora.save(folder, base_name=read_manifest(args.base)["inputs"]["package"])
+    _, replies = load_exchanges(args.pool, split, seed=args.seed)
+    ids = {
+        "family": [row.id for row in split.family],
+        "random": [row.id for row in split.random],
+        "replies": [exchange.id for exchange in replies],
     }
-
-
-def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def split_ids(split: Split) -> dict[str, list[str]]:
-    return {"family": [row.id for row in split.family], "random": [row.id for row in split.random]}
+    (folder / "split.json").write_text(json.dumps(ids, indent=0) + "\n")
+    write_manifest(
+        folder,
+        kind="adapter",
+        inputs={
+            "base_revision": read_manifest(args.base)["revision"],
+            "start_revision": read_manifest(args.start)["revision"] if args.start else None,
+            "pool_sha256": {name: sha256_file(args.pool / f"{name}.jsonl") for name in sorted({*CAPS, *REPLY_CAPS})},
+        },
+        training={
+            "arguments": {name: value for name, value in vars(args).items() if not isinstance(value, Path)},
+            "seed": args.seed,
+            "steps": done,
+            "minutes": round(spent, 1),
+            "reasoning_source": "synthetic",
+            "rows": {name: counts(part) for name, part in vars(split).items()},
+        },
+    )
+    return folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -195,58 +230,39 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, default=Path("build/base"), help="embedded checkpoint")
     parser.add_argument("--pool", type=Path, required=True, help="folder of labelled JSONL files")
     parser.add_argument("--out", type=Path, default=Path("build/training"), help="adapter, split and state")
-    parser.add_argument("--condensed-rows", type=int, default=9400, help="rows of the condensed stage (%(default)s)")
-    parser.add_argument("--full-rows", type=int, default=2400, help="rows of the full stage (%(default)s)")
-    parser.add_argument("--most-condensed-steps", type=int, help="cut the condensed stage there (default: whole)")
-    parser.add_argument("--most-steps", type=int, help="end the run there (default: the whole plan)")
-    parser.add_argument("--evaluate", type=int, default=400, help="rows of each split scored at the end (%(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help="rows a step of the full stage (%(default)s)")
+    parser.add_argument("--start", type=Path, metavar="ADAPTER", help="begin with the numbers of this adapter")
+    parser.add_argument("--minutes", type=float, default=100.0, help="of training, over all starts (%(default)s)")
+    parser.add_argument("--rows", type=int, default=6, help="prompts a step (%(default)s)")
+    parser.add_argument("--replies", type=int, default=4, help="exchanges a step (%(default)s)")
+    parser.add_argument("--policies", type=int, default=2, help="custom policies a step, 5 texts each (%(default)s)")
+    parser.add_argument(
+        "--condensed", type=int, default=4, help="more of them in the condensed form, 8 texts each (%(default)s)"
+    )
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--alpha", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
-    parser.add_argument("--seed", type=int, default=1, help="of the split, the order and the initial A")
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--seed", type=int, default=1, help="of the splits, the order and the initial A")
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     split = split_pool(load_pool(args.pool), seed=args.seed)
-    print(f"{len(split.train)} rows to train on, {len(split.family)} + {len(split.random)} held out", flush=True)
     encoder = Encoder(args.base)
-    rows = [encoder.encode(row) for row in split.train]
     guard = Guard(args.base, encoder, rank=args.rank, alpha=args.alpha)
-    steps = plan_steps(
-        rows,
-        condensed=args.condensed_rows,
-        full=args.full_rows,
-        batch=args.batch,
+    if args.start:
+        guard.lora.load(args.start)
+    plan = steps(
+        args.pool,
+        split,
+        rows=args.rows,
+        replies=args.replies,
+        policies=args.policies,
+        condensed=args.condensed,
         seed=args.seed,
-        most_condensed_steps=args.most_condensed_steps,
     )
-    spent = train(guard, rows, steps, state=args.out / "state.pt", peak=args.learning_rate, most=args.most_steps)
-    figures = {
-        name: evaluate(guard, [encoder.encode(row) for row in random.Random(args.seed).sample(part, args.evaluate)])
-        for name, part in (("family", split.family), ("random", split.random))
-        if args.evaluate
-    }
-    print(json.dumps(figures, indent=2), flush=True)
-    adapter = args.out / "adapter"
-    adapter.mkdir(exist_ok=True)
-    guard.lora.save(adapter, base_name=read_manifest(args.base)["inputs"]["package"])
-    (adapter / "split.json").write_text(json.dumps(split_ids(split), indent=0) + "\n")
-    write_manifest(
-        adapter,
-        kind="adapter",
-        inputs={
-            "base_revision": read_manifest(args.base)["revision"],
-            "pool_sha256": {source: sha256_file(args.pool / f"{source}.jsonl") for source in sorted(CAPS)},
-        },
-        training={
-            "arguments": {name: value for name, value in vars(args).items() if not isinstance(value, Path)},
-            "seed": args.seed,
-            "minutes": round(spent / 60, 1),
-            "rows": {name: counts(part) for name, part in vars(split).items()},
-            "figures_of_the_torch_forward": figures,
-        },
+    done, spent = train(
+        guard, encoder, plan, state=args.out / "state.pt", peak=args.learning_rate, minutes=args.minutes
     )
+    print(f"adapter: {save(guard, args, split, done, spent)}")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Labelled rows for the prompt verdict, and the two splits that the adapter is scored on.
+"""Labelled prompts, and the two splits that the adapter's prompt verdict is scored on.
 
 A pool is a folder of JSONL files, one per source, with the fields id, source, language, prompt,
-prompt_label, response, image, categories and meta. Rows with an image or a response are left out here:
-this adapter learns the prompt verdict.
+prompt_label, response, image, categories, mapped_aegis_categories, label_source and meta. Rows with an image
+are left out: the tower is not trained. Responses are read by `training_replies`.
 """
 
 from __future__ import annotations
@@ -50,12 +50,17 @@ LONGEST_CHARACTERS = 1200
 
 @dataclass(frozen=True)
 class Row:
+    """names: Aegis categories of an unsafe row, () where none is known. guessed: they come from keywords: good
+    enough to train on, not to score with."""
+
     id: str
     source: str
     language: str
     prompt: str
     unsafe: bool
     family: str | None
+    names: tuple[str, ...] = ()
+    guessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,9 @@ def load_pool(pool: Path) -> dict[str, list[Row]]:
             seen.add(raw["prompt"])
             family = _FAMILY[source](raw) if source in _FAMILY else None
             unsafe = raw["prompt_label"] == "unsafe"
-            rows[source].append(Row(raw["id"], source, raw["language"], raw["prompt"], unsafe, family))
+            names = tuple(raw["mapped_aegis_categories"] or ())
+            guessed = raw["label_source"].endswith("by keyword")
+            rows[source].append(Row(raw["id"], source, raw["language"], raw["prompt"], unsafe, family, names, guessed))
     return rows
 
 

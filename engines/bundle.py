@@ -16,6 +16,7 @@ from typing import Any
 
 from tritonguard.errors import BundleError
 
+from engines.checkpoint import Checkpoint
 from engines.manifest import read_manifest, verify_files
 from engines.protocol import Capabilities, Engine
 
@@ -54,6 +55,17 @@ class Bundle:
     def model_revision(self) -> str:
         """SHA-256 over the merged checkpoint's files."""
         return str(self.manifest["inputs"]["checkpoint_revision"])
+
+    @property
+    def reasoning_source(self) -> str:
+        """Where the reasoning of think mode comes from: "model", or "synthetic" for one trained on made-up traces."""
+        return str(self.manifest.get("reasoning_source", "model"))
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the vision tower's side; 0 where there is no tower."""
+        config = Checkpoint.read_vision_config(self.folder)
+        return 0 if config is None else config.image_size
 
     @property
     def capabilities(self) -> Capabilities:

@@ -13,9 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from tritonguard.errors import BundleError
 
+from engines.vision_config import VisionConfig
+
 FloatArray = npt.NDArray[np.float32]
 _DTYPES: Mapping[str, Any] = {"BF16": np.uint16, "F32": np.float32, "F16": np.float16}
 TEXT_PREFIX = "language_model.model."
+VISION_PREFIX = "vision_tower.vision_model."
+PROJECTOR_PREFIX = "multi_modal_projector."
 
 
 def bfloat16_to_float32(bits: npt.NDArray[np.uint16]) -> FloatArray:
@@ -161,23 +165,45 @@ class Checkpoint:
         """The text model's sizes alone, for folders that hold no weights. Raises BundleError."""
         return TextConfig.read(_config(folder))
 
+    @staticmethod
+    def read_vision_config(folder: Path) -> VisionConfig | None:
+        """The tower's sizes alone, likewise; None where there is no tower."""
+        return VisionConfig.read(_config(folder))
+
+    @staticmethod
+    def read_image_token(folder: Path) -> int:
+        """The id that stands for a piece of an image in a prompt. Raises BundleError."""
+        return int(_config(folder).get("image_token_index", 262144))
+
     @cached_property
     def text_config(self) -> TextConfig:
         return TextConfig.read(self.config)
 
+    @cached_property
+    def vision_config(self) -> VisionConfig | None:
+        """None for a checkpoint of the text model alone."""
+        return VisionConfig.read(self.config)
+
     def stored(self, name: str) -> npt.NDArray[Any]:
         """Like `text`, as the file stores it: bfloat16 as its uint16 bits."""
-        key = TEXT_PREFIX + name
-        if key not in self.files:
-            raise BundleError(f"checkpoint has no tensor {key}")
-        return self.files[key].raw(key)
+        return self.raw(TEXT_PREFIX + name)
 
     def text(self, name: str) -> FloatArray:
         """A text tensor by its name below `language_model.model.`, as float32."""
-        key = TEXT_PREFIX + name
+        return self.float32(TEXT_PREFIX + name)
+
+    def raw(self, key: str) -> npt.NDArray[Any]:
+        """Any tensor by its whole published key, as stored. Raises BundleError: not there."""
+        return self._file(key).raw(key)
+
+    def float32(self, key: str) -> FloatArray:
+        """Any tensor by its whole published key. Raises BundleError: not there."""
+        return self._file(key).float32(key)
+
+    def _file(self, key: str) -> TensorFile:
         if key not in self.files:
             raise BundleError(f"checkpoint has no tensor {key}")
-        return self.files[key].float32(key)
+        return self.files[key]
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

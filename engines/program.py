@@ -2,9 +2,10 @@
 
 The published answer is almost all forced:
 
+    <think>\\n ... </think>             only in think mode
     User Safety: safe|unsafe
     Response Safety: safe|unsafe        only with a response
-    Safety Categories: A, B             only in categories mode
+    Safety Categories: A, B             only in categories mode, and only if a side is unsafe
 
 `program_for` writes it down once, as segments; every engine executes the same segments and says in its
 capabilities which of them it can. Forced text is part of the prefill; a choice is read from the logits
@@ -13,12 +14,12 @@ behind it, so a verdict costs one pass and comes with its probability.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tritonguard.errors import BundleError
-from tritonguard.request import Mode
-from tritonguard.taxonomy import CATEGORIES
+from tritonguard.policy_parts import CATEGORY_NAMES
+from tritonguard.request import DEFAULT_THINK_BUDGET, Mode
 
 Encode = Callable[[str], list[int]]
 
@@ -27,8 +28,9 @@ RESPONSE_HEAD = "\nResponse Safety:"
 CATEGORIES_HEAD = "\nSafety Categories:"
 THINK_HEAD, THINK_END = "<think>\n", "</think>"
 SAFE_WORD, UNSAFE_WORD = " safe", " unsafe"
-CATEGORY_NAMES = tuple(category.name for category in CATEGORIES)
-MAX_CATEGORY_TOKENS = 64
+SEPARATOR = ","
+END_OF_TURN = "<end_of_turn>"
+MAX_LIST_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,29 @@ class Choice:
 
 @dataclass(frozen=True)
 class NameList:
-    """A comma-separated list over a trie of allowed names; `names` None: any one line of text (Mode A)."""
+    """A separated list over a trie of allowed names, ended by the token `end`; skipped where no choice is unsafe.
 
-    names: tuple[str, ...] | None
+    head: forced ids before it. items: the token ids of each allowed name, None: any one line of text (a
+    free-text policy has no list of names). separator: ids between two names. max_tokens: of the list.
+    """
+
+    head: tuple[int, ...]
+    items: tuple[tuple[int, ...], ...] | None
+    separator: tuple[int, ...]
+    end: int
     max_tokens: int
 
 
 @dataclass(frozen=True)
 class FreeText:
-    """Free text up to `max_tokens` or the token ids of `end`, whichever comes first."""
+    """Free text up to `max_tokens` or the token ids of `end`, whichever comes first; `end` follows either way.
+
+    stop: a token that ends the text too (the end of the turn), and is no part of it.
+    """
 
     max_tokens: int
     end: tuple[int, ...]
+    stop: int
 
 
 Segment = Forced | Choice | NameList | FreeText
@@ -79,21 +92,36 @@ class Program:
         """Names of the segment types used, for checking against an engine's capabilities."""
         return frozenset(type(segment).__name__ for segment in self.segments)
 
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        return tuple(segment for segment in self.segments if isinstance(segment, Choice))
 
-def program_for(mode: Mode, *, has_response: bool, encode: Encode, think_budget: int = 0) -> Program:
-    """The answer's program. `encode`: plain text -> token ids, without `<bos>`.
 
-    Raises BundleError when the tokenizer splits " safe" or " unsafe" (then no choice is one token).
+def program_for(
+    mode: Mode,
+    *,
+    has_response: bool,
+    encode: Encode,
+    end: int,
+    names: Sequence[str] | None = CATEGORY_NAMES,
+    think_budget: int = DEFAULT_THINK_BUDGET,
+) -> Program:
+    """The answer's program. `encode`: plain text -> token ids, without `<bos>`; end: id of the end of a turn.
+
+    names: what a category list may hold; None: free text. think_budget: most tokens of reasoning. Raises
+    BundleError when the tokenizer splits " safe" or " unsafe" (then no choice is one token).
     """
     segments: list[Segment] = []
     if mode is Mode.THINK:
-        segments += [Forced(tuple(encode(THINK_HEAD))), FreeText(think_budget, tuple(encode(THINK_END)))]
+        segments += [Forced(tuple(encode(THINK_HEAD))), FreeText(think_budget, tuple(encode(THINK_END)), end)]
     safe, unsafe = (_single(encode, word) for word in (SAFE_WORD, UNSAFE_WORD))
     segments += [Forced(tuple(encode(USER_HEAD))), Choice("user", safe, unsafe)]
     if has_response:
         segments += [Forced(tuple(encode(RESPONSE_HEAD))), Choice("response", safe, unsafe)]
     if mode is Mode.CATEGORIES:
-        segments += [Forced(tuple(encode(CATEGORIES_HEAD))), NameList(CATEGORY_NAMES, MAX_CATEGORY_TOKENS)]
+        items = None if names is None else tuple(tuple(encode(f" {name}")) for name in names)
+        head, separator = tuple(encode(CATEGORIES_HEAD)), tuple(encode(SEPARATOR))
+        segments.append(NameList(head, items, separator, end, MAX_LIST_TOKENS))
     return Program(tuple(segments))
 
 

@@ -34,25 +34,31 @@ class Job:
     """One prompt and the program that answers it.
 
     ids: int32 [n], the prompt. prefix_length: how many leading ids depend on the policy alone and may be
-    reused between jobs; 0 when unknown. deadline_ns: CLOCK_MONOTONIC of this host; None: no deadline.
+    reused between jobs; 0 when unknown. pixels: uint8 [images, size, size, 3], RGB, in the order of the image
+    marks in the prompt; None: no image. deadline_ns: CLOCK_MONOTONIC of this host; None: no deadline.
     """
 
     ids: npt.NDArray[np.int32]
     prefix_length: int
     program: Program
+    pixels: npt.NDArray[np.uint8] | None = None
     deadline_ns: int | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """choice_logprobs: float32 [choices, 2], log P(safe) and log P(unsafe), normalised over the two.
+    """What the model said.
 
-    prefix_reused: prompt tokens whose keys and values came from the cache.
-    timings_ms: milliseconds by phase.
+    choice_logprobs: float32 [choices, 2], log P(safe) and log P(unsafe), normalised over the two; the
+    response's is conditional on the likelier user label. ids: the answer's token ids, forced ones included,
+    without the end of the turn. truncated: the reasoning was ended by its budget.
+    prefix_reused: prompt tokens whose keys and values came from the cache. timings_ms: milliseconds by phase.
     """
 
     choice_logprobs: npt.NDArray[np.float32]
+    ids: tuple[int, ...]
     prefix_reused: int
+    truncated: bool = False
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 

@@ -4,93 +4,150 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 from tritonguard import tensors as wire
 from tritonguard.errors import GuardError, InternalError
+from tritonguard.judgement import Judged, blind, decide_parts, join, read_answer
+from tritonguard.label import Label
 from tritonguard.policy import Policy
 from tritonguard.request import Mode
-from tritonguard.verdict import Record, Verdict, decide, label_from_choices, to_tensors
+from tritonguard.verdict import Record, Verdict, to_tensors
 
 from engines.bundle import Bundle
 from engines.program import Encode, Program, program_for
 from engines.protocol import Answer, Engine, Job
 
 Tensors = Mapping[str, wire.Array]
+Decode = Callable[[Sequence[int]], str]
+Result = dict[str, wire.Array] | GuardError
 
 
 class DecodeStage:
-    """MODEL_INPUT rows through one engine. `encode`: plain text -> token ids of the bundle's tokenizer."""
+    """MODEL_INPUT rows through one engine.
 
-    def __init__(self, bundle: Bundle, engine: Engine, encode: Encode) -> None:
+    encode: plain text -> token ids; decode: token ids -> text, special tokens spelled out; end: id of the end of a
+    turn, all of the bundle's tokenizer. image_size: pixels of the tower's side.
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, *, encode: Encode, decode: Decode, end: int, image_size: int = 0
+    ) -> None:
         self._engine = engine
+        self._decode = decode
+        self._image_size = image_size
         self._info = {
             "bundle_revision": bundle.revision,
             "model_revision": bundle.model_revision,
             "engine": bundle.target,
             "precision": bundle.precision,
+            "reasoning_source": bundle.reasoning_source,
         }
 
-        @lru_cache(maxsize=16)
-        def program(mode: Mode, has_response: bool) -> Program:
-            return program_for(mode, has_response=has_response, encode=encode)
+        @lru_cache(maxsize=256)
+        def program(mode: Mode, has_response: bool, names: tuple[str, ...] | None, budget: int) -> Program:
+            return program_for(
+                mode, has_response=has_response, encode=encode, end=end, names=names, think_budget=budget
+            )
 
         self._program = program
 
-    def run(self, rows: Sequence[Tensors]) -> list[dict[str, wire.Array] | GuardError]:
+    def run(self, rows: Sequence[Tensors]) -> list[Result]:
         """One result per row, in order: DECODED tensors, or the typed reason why there are none."""
-        jobs = [self._job_or_error(row) for row in rows]
-        answers = iter(self._engine.run([job for job in jobs if isinstance(job, Job)]))
-        results = [next(answers) if isinstance(job, Job) else job for job in jobs]
-        return [result if isinstance(result, GuardError) else self._decoded(result) for result in results]
+        jobs = [self._jobs_or_error(row) for row in rows]
+        answers = iter(self._engine.run([job for row in jobs if not isinstance(row, GuardError) for job in row]))
+        results: list[Result] = []
+        for row in jobs:
+            if isinstance(row, GuardError):
+                results.append(row)
+                continue
+            said = [next(answers) for _ in row]
+            errors = [answer for answer in said if isinstance(answer, GuardError)]
+            results.append(errors[0] if errors else self._decoded([a for a in said if isinstance(a, Answer)]))
+        return results
 
-    def _job_or_error(self, row: Tensors) -> Job | GuardError:
+    def _jobs_or_error(self, row: Tensors) -> list[Job] | GuardError:
         """A row that breaks the contract fails alone, not the batch that it came in."""
         try:
-            return self._job(row)
+            return self._jobs(row)
         except GuardError as error:
             return error
         except (ValueError, KeyError, TypeError):
             return InternalError()
 
-    def _job(self, row: Tensors) -> Job:
-        ids = wire.unpack(row, "INPUT_IDS")
+    def _jobs(self, row: Tensors) -> list[Job]:
+        ids, lengths, prefixes = (_required(row, name) for name in ("INPUT_IDS", "PROMPT_LENGTHS", "PREFIX_LENGTHS"))
         answer = json.loads(wire.require_text(row, "ANSWER"))
-        if ids is None:
-            raise InternalError("no input ids")
-        return Job(
-            ids=ids,
-            prefix_length=wire.require_int(row, "PREFIX_LENGTH"),
-            program=self._program(Mode(answer["mode"]), answer["has_response"]),
-            deadline_ns=wire.require_int(row, "DEADLINE_NS"),
-        )
+        if int(lengths.sum()) != len(ids):
+            raise InternalError("the prompts' lengths are not those of the ids")
+        pixels = self._pixels(wire.unpack_bytes(row, "PIXELS") or b"")
+        prompts = np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
+        return [
+            Job(
+                ids=prompt,
+                prefix_length=int(prefix),
+                program=self._program(
+                    Mode(asked["mode"]),
+                    answer["has_response"],
+                    None if asked["names"] is None else tuple(asked["names"]),
+                    answer["think_budget"],
+                ),
+                pixels=pixels if asked["sees"] else None,
+                deadline_ns=wire.require_int(row, "DEADLINE_NS"),
+            )
+            for prompt, prefix, asked in zip(prompts, prefixes, answer["prompts"], strict=True)
+        ]
 
-    def _decoded(self, answer: Answer) -> dict[str, wire.Array]:
-        info = {**self._info, "prefix_reused": answer.prefix_reused, "timings_ms": answer.timings_ms}
+    def _pixels(self, raw: bytes) -> wire.Array | None:
+        """uint8 [images, size, size, 3]. Raises InternalError for bytes that are no whole number of images."""
+        if not raw:
+            return None
+        size = self._image_size
+        if not size or len(raw) % (size * size * 3):
+            raise InternalError("the pixels are not of the tower's size")
+        return np.frombuffer(raw, np.uint8).reshape(-1, size, size, 3)
+
+    def _decoded(self, answers: Sequence[Answer]) -> dict[str, wire.Array]:
+        timings: dict[str, float] = {}
+        for answer in answers:
+            for phase, milliseconds in answer.timings_ms.items():
+                timings[phase] = timings.get(phase, 0.0) + milliseconds
+        info = {
+            **self._info,
+            "prefix_reused": sum(answer.prefix_reused for answer in answers),
+            "truncated": [answer.truncated for answer in answers],
+            "timings_ms": timings,
+        }
+        logprobs = np.concatenate([np.empty((0, 2), np.float32), *(answer.choice_logprobs for answer in answers)])
         return {
-            "CHOICE_LOGPROBS": wire.pack("CHOICE_LOGPROBS", answer.choice_logprobs),
+            "CHOICE_LOGPROBS": wire.pack("CHOICE_LOGPROBS", logprobs),
+            "OUTPUT_TEXT": wire.pack("OUTPUT_TEXT", [self._decode(answer.ids).encode() for answer in answers]),
             "DECODE_INFO": wire.pack_text("DECODE_INFO", json.dumps(info)),
         }
 
 
 def conclude(tensors: Tensors) -> dict[str, wire.Array]:
-    """The verdict stage: label from the choices' log-probabilities, decision under the policy, record.
+    """The verdict stage: a label for each part of the policy, joined; the decision; the record.
 
     Raises InternalError or MalformedTensor when the stages before broke the contract.
     """
     context = json.loads(wire.require_text(tensors, "CONTEXT"))
     info = json.loads(wire.require_text(tensors, "DECODE_INFO"))
-    logprobs = wire.unpack(tensors, "CHOICE_LOGPROBS")
-    if logprobs is None:
-        raise InternalError("no choices")
     policy = Policy.from_json(context["policy"])
-    label = label_from_choices(logprobs, has_response=context["has_response"])
+    floor = policy if context["floor"] is None else Policy.from_json(context["floor"])
+    labels = _labels(tensors, context, info)
+    parts = [Judged(name, floor if name == "floor" else policy, labels[name]) for name in context["parts"]]
     record = Record(
         contract_version=wire.CONTRACT_VERSION,
         request_id=context["request_id"],
         policy_name=policy.name,
         policy_sha256=policy.sha256,
+        judged=tuple(context["parts"]),
+        floor_sha256=None if context["floor"] is None else floor.sha256,
+        image_sha256=tuple(context["image_sha256"]),
         model_revision=info["model_revision"],
         bundle_revision=info["bundle_revision"],
         engine=info["engine"],
@@ -103,4 +160,40 @@ def conclude(tensors: Tensors) -> dict[str, wire.Array]:
             "server": (time.monotonic_ns() - context["received_ns"]) / 1e6,
         },
     )
-    return to_tensors(Verdict(label, decide(label, policy), record))
+    return to_tensors(Verdict(join(parts), decide_parts(parts), record))
+
+
+def _labels(tensors: Tensors, context: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Label]:
+    """The label of each part by its name, from its prompts' answers."""
+    has_response, prompts = context["has_response"], context["prompts"]
+    texts, logprobs = _required(tensors, "OUTPUT_TEXT"), _required(tensors, "CHOICE_LOGPROBS")
+    choices = 2 if has_response else 1
+    if not len(texts) == len(prompts) == len(info["truncated"]) or len(logprobs) != choices * len(prompts):
+        raise InternalError("there is not one answer for each prompt")
+    seen: dict[str, Label] = {}
+    text_only: dict[str, Label] = {}
+    for index, asked in enumerate(prompts):
+        label = read_answer(
+            logprobs[index * choices : (index + 1) * choices],
+            texts[index].decode("utf-8"),
+            mode=Mode(asked["mode"]),
+            has_response=has_response,
+            names=asked["names"],
+            reasoning_source=info["reasoning_source"],
+            truncated=info["truncated"][index],
+        )
+        (seen if asked["sees"] else text_only)[asked["part"]] = label
+    vision = context["vision"]
+    if vision is None:
+        return text_only
+    if vision == "trained":
+        return seen
+    reason = f"vision_{vision}"
+    return {name: blind(text_only.get(name), reason=reason, has_response=has_response) for name in context["parts"]}
+
+
+def _required(tensors: Tensors, name: str) -> wire.Array:
+    row = wire.unpack(tensors, name)
+    if row is None:
+        raise InternalError(f"no {name}")
+    return row

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 from tritonguard.errors import BundleError, InvalidRequest, PromptTooLong
+from tritonguard.policy_parts import BUILT_IN, PolicyPart
 from tritonguard.request import GuardRequest, Mode
 
+from preprocessing.image_marks import read_marks, with_images
 from preprocessing.neutralise import SpecialStrings
 from preprocessing.template import ChatTemplate, Message
 
@@ -43,6 +45,7 @@ class PromptBuilder:
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # tokenizers raises nothing narrower
             raise BundleError(f"{folder.name} lacks a readable tokenizer or chat template") from error
+        self.folder = folder
         self.max_tokens = max_tokens
         self._bos: str = config["bos_token"]
         self._template = ChatTemplate(source, bos_token=self._bos)
@@ -53,14 +56,19 @@ class PromptBuilder:
             if name in config and config[name] not in special:
                 raise BundleError(f"{folder.name}: the tokenizer's {name} is not a special token")
         self._special = SpecialStrings(special)
+        self._marks = read_marks(folder, config, self.tokenizer, special)
         # What stands between the template's own special tokens is text, whatever it spells.
         self.tokenizer.encode_special_tokens = True
         self._prefix = lru_cache(maxsize=64)(self._compute_prefix)
 
-    def build(self, request: GuardRequest) -> ModelInput:
-        """Raises PromptTooLong over the budget (nothing is ever cut), InvalidRequest when the template refuses."""
-        policy = template_arguments(request)
-        ids = self._tokenise(self._rendered(request.prompt, request.response, policy))
+    def build(self, request: GuardRequest, part: PolicyPart = BUILT_IN) -> ModelInput:
+        """The prompt that asks about `request` under one part of its policy.
+
+        Raises PromptTooLong over the budget (nothing is ever cut; an image counts with all its tokens),
+        InvalidRequest when the template refuses, Unimplemented for images that the checkpoint can't read.
+        """
+        policy = template_arguments(request.mode, part)
+        ids = self.tokens(request.prompt, request.response, policy, images=len(request.images))
         if len(ids) > self.max_tokens:
             raise PromptTooLong(
                 f"the prompt has {len(ids)} tokens, this server reads at most {self.max_tokens}",
@@ -70,21 +78,29 @@ class PromptBuilder:
         length = len(prefix) if tuple(ids[: len(prefix)]) == prefix else 0
         return ModelInput(np.asarray(ids, np.int32), length)
 
-    def render(self, request: GuardRequest) -> str:
-        """The prompt as a person would read it; special strings of the user's stand in it as written."""
-        text = self._rendered(request.prompt, request.response, template_arguments(request))
+    def tokens(self, prompt: str, response: str | None, arguments: Mapping[str, Any], *, images: int = 0) -> list[int]:
+        """Token ids of the prompt for these template arguments, whatever its length; `images` come before its text."""
+        return self._tokenise(self._rendered(prompt, response, arguments, images), images)
+
+    def render(self, request: GuardRequest, part: PolicyPart = BUILT_IN) -> str:
+        """The prompt as a person would read it, one mark for an image; the user's special strings as written."""
+        policy = template_arguments(request.mode, part)
+        text = self._rendered(request.prompt, request.response, policy, len(request.images))
         return self._special.unshield(text)
 
-    def _rendered(self, prompt: str, response: str | None, policy: Mapping[str, Any]) -> str:
+    def _rendered(self, prompt: str, response: str | None, policy: Mapping[str, Any], images: int = 0) -> str:
         shield = self._special.shield
-        messages: list[Message] = [{"role": "user", "content": shield(prompt)}]
+        content: str | list[Message] = shield(prompt)
+        if images:
+            content = [*[{"type": "image"}] * images, {"type": "text", "text": content}]
+        messages: list[Message] = [{"role": "user", "content": content}]
         if response is not None:
             messages.append({"role": "assistant", "content": shield(response)})
         arguments = {name: shield(value) if isinstance(value, str) else value for name, value in policy.items()}
         return self._template.render(messages, **arguments)
 
-    def _tokenise(self, rendered: str) -> list[int]:
-        parts = self._special.split(rendered)
+    def _tokenise(self, rendered: str, images: int = 0) -> list[int]:
+        parts = list(with_images(self._marks, self._special.split(rendered), images))
         if not parts or parts[0] != (True, self._bos):
             parts.insert(0, (True, self._bos))
         if sum(part == (True, self._bos) for part in parts) != 1:
@@ -102,6 +118,16 @@ class PromptBuilder:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    @property
+    def end_of_turn(self) -> int:
+        """Id of `<end_of_turn>`, which ends an answer. Raises BundleError."""
+        return self._special_id("<end_of_turn>")
+
     def _special_id(self, text: str) -> int:
         index = self.tokenizer.token_to_id(text)
         if index is None:
@@ -113,12 +139,15 @@ class PromptBuilder:
         return tuple(common_prefix(prompts))
 
 
-def template_arguments(request: GuardRequest) -> dict[str, Any]:
-    """The keyword arguments of the published template for this request (model-card names)."""
-    return {
-        "enable_thinking": request.mode is Mode.THINK,
-        "request_categories": "/categories" if request.mode is Mode.CATEGORIES else "/no_categories",
+def template_arguments(mode: Mode, part: PolicyPart) -> dict[str, Any]:
+    """The keyword arguments of the published template (model-card names); those that are None are left out."""
+    arguments = {
+        "enable_thinking": mode is Mode.THINK,
+        "request_categories": "/categories" if mode is Mode.CATEGORIES else "/no_categories",
+        "custom_policy": part.custom_policy,
+        "custom_taxonomy": part.custom_taxonomy,
     }
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:

@@ -1,40 +1,138 @@
-"""The preprocess stage: REQUEST tensors -> MODEL_INPUT and CONTEXT tensors."""
+"""The preprocess stage: REQUEST tensors -> MODEL_INPUT and CONTEXT tensors.
+
+A request becomes one prompt for each part of its policy. With images that the bundle can't judge it becomes two:
+one with the images, run for real, and one with the texts alone, whose label is given apart.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from tritonguard import tensors as wire
-from tritonguard.request import from_tensors, refuse_unbuilt
+from tritonguard.errors import PromptTooLong
+from tritonguard.policy_parts import PolicyPart
+from tritonguard.request import DEFAULT_THINK_BUDGET, GuardRequest, Mode, from_tensors, refuse_unbuilt
 
-from preprocessing.prompt import PromptBuilder
+from preprocessing.images import model_pixels, read_images
+from preprocessing.policies import PolicyStore
+from preprocessing.prompt import ModelInput, PromptBuilder
 
 
-def prepare(tensors: Mapping[str, wire.Array], builder: PromptBuilder) -> dict[str, wire.Array]:
-    """The door of the server: validate, refuse what is not built, render and tokenise.
+@dataclass(frozen=True)
+class _Prompt:
+    """mode: of its answer. sees: the images are in it."""
 
-    Raises GuardError (InvalidRequest, UnsupportedContract, Unimplemented, PromptTooLong).
-    """
-    began = time.monotonic_ns()
-    request = from_tensors(tensors)
-    refuse_unbuilt(request)
-    built = builder.build(request)
-    has_response = request.response is not None
-    context = {
-        "request_id": request.request_id,
-        "policy": request.policy.canonical_json(),
-        "has_response": has_response,
-        "prompt_tokens": len(built.ids),
-        "prefix_tokens": built.prefix_length,
-        "received_ns": began,
-        "preprocess_ms": (time.monotonic_ns() - began) / 1e6,
-    }
+    part: PolicyPart
+    mode: Mode
+    sees: bool
+    built: ModelInput
+
+
+class PrepareStage:
+    """vision: "trained", "untrained" or "none", as the bundle declares it. image_size: pixels of the tower's side."""
+
+    def __init__(
+        self, builder: PromptBuilder, store: PolicyStore, *, vision: str = "none", image_size: int = 0
+    ) -> None:
+        self._builder = builder
+        self._store = store
+        self._vision = vision
+        self._image_size = image_size
+
+    def run(self, tensors: Mapping[str, wire.Array]) -> dict[str, wire.Array]:
+        """The door of the server: validate, find the policy, read the images, render and tokenise.
+
+        Raises GuardError (InvalidRequest, UnsupportedContract, Unimplemented, InvalidImage, ImageTooLarge,
+        PromptTooLong).
+        """
+        began = time.monotonic_ns()
+        request = from_tensors(tensors)
+        refuse_unbuilt(request)
+        resolved = self._store.resolve(request)
+        image_sha256, pixels = self._images(request)
+        prompts = [prompt for part in resolved.parts for prompt in self._prompts(request, part)]
+        sees = any(prompt.sees for prompt in prompts)
+        has_response = request.response is not None
+        floor = next((part.policy for part in resolved.parts if part.name == "floor"), None)
+        answer = {
+            "has_response": has_response,
+            "think_budget": _budget(request),
+            "prompts": [_described(prompt) for prompt in prompts],
+        }
+        context = {
+            **answer,
+            "request_id": request.request_id,
+            "policy": resolved.policy.canonical_json(),
+            "floor": None if floor is None or floor is resolved.policy else floor.canonical_json(),
+            "parts": [part.name for part in resolved.parts],
+            "mode": request.mode.value,
+            "vision": self._vision if request.images else None,
+            "image_sha256": image_sha256,
+            "prompt_tokens": sum(len(prompt.built.ids) for prompt in prompts),
+            "received_ns": began,
+            "preprocess_ms": (time.monotonic_ns() - began) / 1e6,
+        }
+        return {
+            "INPUT_IDS": wire.pack(
+                "INPUT_IDS", np.concatenate([np.empty(0, np.int32), *(p.built.ids for p in prompts)])
+            ),
+            "PROMPT_LENGTHS": wire.pack("PROMPT_LENGTHS", [len(prompt.built.ids) for prompt in prompts]),
+            "PREFIX_LENGTHS": wire.pack("PREFIX_LENGTHS", [prompt.built.prefix_length for prompt in prompts]),
+            "PIXELS": wire.pack("PIXELS", [pixels if sees else b""]),
+            "ANSWER": wire.pack_text("ANSWER", json.dumps(answer)),
+            "DEADLINE_NS": wire.pack("DEADLINE_NS", [began + round(request.deadline_s * 1e9)]),
+            "CONTEXT": wire.pack_text("CONTEXT", json.dumps(context)),
+        }
+
+    def _prompts(self, request: GuardRequest, part: PolicyPart) -> list[_Prompt]:
+        """What is asked under one part. No prompt at all: an image alone, and a bundle without a tower."""
+        if not request.images:
+            return [self._prompt(request, part, sees=False)]
+        texts = request.model_copy(update={"images": ()})
+        prompts = [] if self._vision == "none" else [self._prompt(request, part, sees=True)]
+        if self._vision != "trained" and request.prompt.strip():
+            prompts.append(self._prompt(texts, part, sees=False))
+        return prompts
+
+    def _prompt(self, request: GuardRequest, part: PolicyPart, *, sees: bool) -> _Prompt:
+        mode = request.mode
+        if sees and self._vision == "untrained":
+            # Its verdict is all that is run, and only to be called indeterminate.
+            mode = Mode.VERDICT
+            request = request.model_copy(update={"mode": mode, "think_budget": None})
+        built = self._builder.build(request, part)
+        if mode is Mode.THINK and len(built.ids) + _budget(request) > self._builder.max_tokens:
+            raise PromptTooLong(
+                f"prompt and think_budget have {len(built.ids) + _budget(request)} tokens together, "
+                f"this server reads at most {self._builder.max_tokens}",
+                field="think_budget",
+            )
+        return _Prompt(part, mode, sees, built)
+
+    def _images(self, request: GuardRequest) -> tuple[list[str], bytes]:
+        """SHA-256 of each image's pixels, and all of them at the tower's size. One whole image at a time in memory."""
+        hashes: list[str] = []
+        pixels: list[bytes] = []
+        for image in read_images(request.images):
+            hashes.append(image.sha256)
+            if self._image_size:
+                pixels.append(model_pixels(image, self._image_size).tobytes())
+        return hashes, b"".join(pixels)
+
+
+def _budget(request: GuardRequest) -> int:
+    return request.think_budget or DEFAULT_THINK_BUDGET
+
+
+def _described(prompt: _Prompt) -> dict[str, Any]:
     return {
-        "INPUT_IDS": wire.pack("INPUT_IDS", built.ids),
-        "PREFIX_LENGTH": wire.pack("PREFIX_LENGTH", [built.prefix_length]),
-        "ANSWER": wire.pack_text("ANSWER", json.dumps({"mode": request.mode.value, "has_response": has_response})),
-        "DEADLINE_NS": wire.pack("DEADLINE_NS", [began + round(request.deadline_s * 1e9)]),
-        "CONTEXT": wire.pack_text("CONTEXT", json.dumps(context)),
+        "part": prompt.part.name,
+        "names": prompt.part.names,
+        "mode": prompt.mode.value,
+        "sees": prompt.sees,
     }

@@ -19,10 +19,25 @@ from pathlib import Path
 from typing import Any
 
 from tritonguard.errors import ERRORS, BundleError, GuardError, InternalError, to_wire
+from tritonguard.policy import Policy
 from tritonguard.tensors import Array, MalformedTensor, TensorSpec
+
+from preprocessing.policies import PolicyStore, Problem
 
 BUNDLE_VARIABLE = "TRITONGUARD_BUNDLE"
 """Environment variable with the folder of the served bundle; the launcher sets it, the models read it."""
+
+POLICIES_VARIABLE = "TRITONGUARD_POLICIES"
+"""The folder of the named policies; empty or not set: there are none."""
+
+FLOOR_VARIABLE = "TRITONGUARD_FLOOR"
+"""The operator's floor: `built-in`, or a policy file on the built-in taxonomy; empty or not set: no floor."""
+
+CALLER_POLICIES_VARIABLE = "TRITONGUARD_CALLER_POLICIES"
+"""Whether callers may send policies of their own: `1`, or `0`. Not set is `0`: who can reach a server that was
+set up in another way than by the launcher is not known here."""
+
+BUILT_IN_FLOOR = "built-in"
 
 Tensors = Mapping[str, Array]
 Result = Tensors | GuardError
@@ -39,6 +54,37 @@ def bundle_folder() -> Path:
     if not folder:
         raise BundleError(f"the environment variable {BUNDLE_VARIABLE} is not set")
     return Path(folder)
+
+
+def policy_store(on_problem: Problem | None = None) -> PolicyStore:
+    """The policies of this server, as the three variables say.
+
+    on_problem: for the log, see `PolicyStore`. The floor is read here, once. Raises InvalidRequest or OSError for
+    a floor that is none, and ValueError for a switch that is neither 0 nor 1.
+    """
+    folder = os.environ.get(POLICIES_VARIABLE)
+    return PolicyStore(
+        Path(folder) if folder else None,
+        floor=floor_policy(os.environ.get(FLOOR_VARIABLE, "")),
+        allow_callers=is_on(CALLER_POLICIES_VARIABLE, unset=False),
+        on_problem=on_problem,
+    )
+
+
+def floor_policy(floor: str) -> Policy | None:
+    """The policy of a floor: "" for none, `built-in`, or a file. Raises InvalidRequest and OSError."""
+    if floor in ("", BUILT_IN_FLOOR):
+        return Policy() if floor else None
+    return Policy.from_yaml(Path(floor))
+
+
+def is_on(variable: str, *, unset: bool) -> bool:
+    """The switch of an environment variable. Raises ValueError for what is neither 0 nor 1."""
+    text = os.environ.get(variable, "")
+    if text not in ("", "0", "1"):
+        # A mistyped switch must not be one of the two.
+        raise ValueError(f"the environment variable {variable} is neither 0 nor 1")
+    return text == "1" if text else unset
 
 
 class Adapter:

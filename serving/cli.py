@@ -14,9 +14,17 @@ from types import FrameType
 from tritonguard.guard import Guard
 from tritonguard.health import Health
 
-from serving.adapter import BUNDLE_VARIABLE
+from serving.adapter import (
+    BUILT_IN_FLOOR,
+    BUNDLE_VARIABLE,
+    CALLER_POLICIES_VARIABLE,
+    FLOOR_VARIABLE,
+    POLICIES_VARIABLE,
+    is_on,
+)
 from serving.errors import LaunchError
 from serving.launch import MODEL_REPOSITORY, ServerSettings, TritonServer
+from serving.policy_switches import PolicySwitches
 
 EXIT_STOPPED, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -26,11 +34,18 @@ _EPILOG = """\
 examples:
   tritonguard-serve --bundle build/bundle
   tritonguard-serve --bundle build/bundle --log triton.log
+  tritonguard-serve --policies policies --floor --no-caller-policies
   tritonguard-serve --bundle build/bundle --http-port 0 --grpc-port 0 --metrics-port 0
 
 then, in another terminal:
   tritonguard check "How do I bake bread?"
   tritonguard health
+
+The files of --policies are named policies: a caller asks for kids-education.yaml as kids-education. Changes are
+taken up while it serves; a broken file leaves the policy before it in force and is told in the log. --floor has
+the built-in policy judged beside every other one, and the stricter answer wins; it is read once. Callers may send
+policies of their own, since only this machine can call; --no-caller-policies leaves them the named ones and the
+built-in one as it is, without thresholds of their own.
 
 Once ready it prints one line on standard output. The server's own log goes to standard error, or to --log.
 
@@ -70,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         grpc_port=args.grpc_port,
         metrics_port=args.metrics_port,
         log=args.log,
+        policies=PolicySwitches(args.policies, args.floor, args.caller_policies),
     )
     try:
         with _stopped_by_signals(), TritonServer(settings) as server:
@@ -104,7 +120,7 @@ def canary_line(health: Health) -> str:
         label = result.verdict.label if result.verdict else None
         got = label.user_safety.value if label else f"error {result.error.kind}" if result.error else "nothing"
         p_unsafe = f" p_unsafe {label.p_unsafe_user:.3f}" if label and label.p_unsafe_user is not None else ""
-        wrong = "" if result.passed else f" (WRONG, expected {result.example.expected.value})"
+        wrong = "" if result.passed else f" (WRONG, expected {result.example.expected.user.value})"
         told.append(f"{result.example.id} {got}{p_unsafe}{wrong}")
     return f"canary: {', '.join(told)}"
 
@@ -152,8 +168,39 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the models guard, preprocess, decode and verdict (the one of this installation)",
     )
+    _add_policies(parser)
     parser.add_argument("--log", type=Path, metavar="FILE", help="add the server's log to FILE (stderr)")
     return parser
+
+
+def _add_policies(parser: argparse.ArgumentParser) -> None:
+    folder = os.environ.get(POLICIES_VARIABLE)
+    parser.add_argument(
+        "--policies",
+        type=Path,
+        metavar="DIR",
+        default=Path(folder) if folder else None,
+        help=f"folder of named policies, *.yaml (${POLICIES_VARIABLE}, else none)",
+    )
+    parser.add_argument(
+        "--floor",
+        nargs="?",
+        const=BUILT_IN_FLOOR,
+        default=os.environ.get(FLOOR_VARIABLE) or None,
+        metavar="FILE",
+        help="judge the built-in policy beside every other one; FILE: with the thresholds of that policy "
+        f"(${FLOOR_VARIABLE}, else no floor)",
+    )
+    try:
+        callers = is_on(CALLER_POLICIES_VARIABLE, unset=True)
+    except ValueError as error:
+        parser.error(str(error))
+    parser.add_argument(
+        "--caller-policies",
+        action=argparse.BooleanOptionalAction,
+        default=callers,
+        help=f"whether callers may send policies of their own (${CALLER_POLICIES_VARIABLE}, 0 or 1, else 1)",
+    )
 
 
 def _port(text: str) -> int:

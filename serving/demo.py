@@ -1,8 +1,9 @@
-"""A real Triton server moderates the example texts over gRPC, and a table shows what it said.
+"""A real Triton server judges the example requests over gRPC, and a table shows what it said.
 
     python -m serving.demo --bundle build/bundle
 
-Every text is sent once. Exit code 0 if all but at most one got the expected label, 1 otherwise.
+Every example is sent once: prompts, responses, images, policies, categories and reasoning. Exit code 0 if all
+but at most two got the expected verdict, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -12,47 +13,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
-from tritonguard.cli_output import printable
-from tritonguard.errors import GuardError
-from tritonguard.examples import EXAMPLES, Example
+from tritonguard.errors import GuardError, IndeterminateVerdict
+from tritonguard.example import Example
+from tritonguard.examples import EXAMPLES, NAMED
 from tritonguard.guard import Guard
 from tritonguard.policy import Policy
+from tritonguard.request import GuardRequest
 from tritonguard.verdict import Verdict
 
 from serving.cli import add_bundle
+from serving.demo_table import Row, notes, table
 from serving.errors import LaunchError
 from serving.launch import ServerSettings, TritonServer
+from serving.policy_switches import PolicySwitches
 
-MOST_WRONG = 1
-_LEAST_PREVIEW, _MOST_PREVIEW, _OTHER_COLUMNS = 12, 60, 63
+MOST_WRONG = 2
+ASKED: tuple[Example, ...] = EXAMPLES + NAMED
+POLICIES = Path(__file__).resolve().parent.parent / "policies"
 _DEADLINE_S = 60.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """What became of one example. verdict: None where an error came instead. milliseconds: of waiting."""
-
-    example: Example
-    milliseconds: float
-    verdict: Verdict | None = None
-    error: GuardError | None = None
-
-    @property
-    def as_expected(self) -> bool:
-        return self.verdict is not None and self.verdict.label.user_safety is self.example.expected
-
-    @property
-    def said(self) -> str:
-        if self.verdict is not None:
-            return self.verdict.label.user_safety.value
-        return f"error: {self.error.kind}" if self.error else "nothing"
 
 
 def main(argv: Sequence[str] | None = None, *, console: Console | None = None) -> int:
@@ -66,6 +48,7 @@ def main(argv: Sequence[str] | None = None, *, console: Console | None = None) -
             grpc_port=0,
             metrics_port=0,
             log=args.log or Path(folder) / "triton.log",
+            policies=PolicySwitches(folder=POLICIES),
         )
         try:
             with console.status("starting Triton and loading the model"):
@@ -80,34 +63,41 @@ def main(argv: Sequence[str] | None = None, *, console: Console | None = None) -
             console.print(Text(f"demo: {error}", style="red"))
             return 1
     console.print(table(rows, width=console.width))
-    console.print(conclusion(rows))
+    console.print()
+    for note in (*notes(rows), conclusion(rows)):
+        console.print(note)
     return 0 if passed(rows) else 1
 
 
 def _judge_all(url: str, console: Console) -> list[Row]:
-    console.print(f"Triton is ready at {url} (gRPC); {len(EXAMPLES)} texts, one after the other")
+    console.print(f"Triton is ready at {url} (gRPC); {len(ASKED)} requests, one after the other")
     with (
         Guard(url, policy=Policy(on_error="raise"), deadline_s=_DEADLINE_S) as guard,
         console.status("moderating"),
     ):
-        return [judge(example, guard.check) for example in EXAMPLES]
+        return [judge(example, guard.check_request) for example in ASKED]
 
 
-def judge(example: Example, check: Callable[[str], Verdict]) -> Row:
-    """Send one example, once."""
+def judge(example: Example, check: Callable[[GuardRequest], Verdict]) -> Row:
+    """Send one example, once. An error is shown as what it is, whatever the policy's `on_error`."""
+    request = example.request(deadline_s=_DEADLINE_S, on_error="raise")
     start = time.perf_counter()
-    verdict, failure = None, None
+    verdict: Verdict | None = None
+    failure: GuardError | None = None
     try:
-        verdict = check(example.prompt)
+        verdict = check(request)
+    except IndeterminateVerdict as error:
+        # The server answered: what it said is to be shown, whether or not it was to be indeterminate.
+        verdict, failure = error.verdict, error
     except GuardError as error:
         failure = error
     return Row(example, (time.perf_counter() - start) * 1000, verdict, failure)
 
 
 def passed(rows: Sequence[Row]) -> bool:
-    """True where all examples were asked and at most `MOST_WRONG` got another label than expected."""
+    """True where all examples were asked and at most `MOST_WRONG` got another verdict than expected."""
     wrong = sum(not row.as_expected for row in rows)
-    return len(rows) == len(EXAMPLES) and wrong <= MOST_WRONG
+    return len(rows) == len(ASKED) and wrong <= MOST_WRONG
 
 
 def conclusion(rows: Sequence[Row]) -> Text:
@@ -125,37 +115,11 @@ def _judged_by(rows: Iterable[Row]) -> str:
     return f"A real Triton served them with {record.engine} ({record.precision}), bundle {revision}."
 
 
-def table(rows: Iterable[Row], *, width: int) -> Table:
-    """A row per example, on `width` columns of a terminal."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("id", "lang", "text", "expected", "verdict"):
-        shown.add_column(name, no_wrap=True)
-    for name in ("p_unsafe", "ms"):
-        shown.add_column(name, no_wrap=True, justify="right")
-    shown.add_column("ok", no_wrap=True)
-    for row in rows:
-        p_unsafe = row.verdict.label.p_unsafe_user if row.verdict else None
-        style = "green" if row.as_expected else "bold red"
-        preview = Text(printable(row.example.prompt))
-        preview.truncate(min(_MOST_PREVIEW, max(_LEAST_PREVIEW, width - _OTHER_COLUMNS)), overflow="ellipsis")
-        shown.add_row(
-            row.example.id,
-            row.example.language,
-            preview,
-            row.example.expected.value,
-            Text(row.said, style=style),
-            "" if p_unsafe is None else f"{p_unsafe:.3f}",
-            f"{row.milliseconds:.0f}",
-            Text("yes" if row.as_expected else "NO", style=style),
-        )
-    return shown
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m serving.demo",
-        description="Start a real Triton server on free ports and let it moderate the example texts.",
-        epilog="Exit code 0 if all but at most one verdict is the expected one, 1 otherwise.",
+        description="Start a real Triton server on free ports and let it judge the example requests.",
+        epilog=f"Exit code 0 if all but at most {MOST_WRONG} verdicts are the expected ones, 1 otherwise.",
     )
     add_bundle(parser)
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep the server's log in FILE")

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -35,6 +35,7 @@ from serving.errors import (
     StartFailed,
 )
 from serving.installation import Installation
+from serving.policy_switches import PolicySwitches
 
 MODEL_REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
 ENSEMBLE = "guard"
@@ -50,7 +51,7 @@ class ServerSettings:
 
     bundle: folder with a manifest.json; whether its files are whole is checked by the stages that load it.
     model_repository: folder of the four models. host: an IPv4 loopback address or `localhost`.
-    http_port, grpc_port, metrics_port: 0 takes a free one.
+    http_port, grpc_port, metrics_port: 0 takes a free one. policies: the operator's switches.
     log: file that the server's output is added to; None: standard error.
     ready_timeout_s: seconds until every model must be loaded. exit_timeout_s: whole seconds that running
     requests get at the end.
@@ -63,6 +64,7 @@ class ServerSettings:
     grpc_port: int = 8001
     metrics_port: int = 8002
     log: Path | None = None
+    policies: PolicySwitches = field(default_factory=PolicySwitches)
     ready_timeout_s: float = 180.0
     exit_timeout_s: int = 10
 
@@ -108,6 +110,7 @@ class TritonServer:
         """Start and wait until every model is ready. Raises LaunchError."""
         host = loopback(self.settings.host)
         refuse_missing(self.settings)
+        self.settings.policies.refuse_broken()
         installation = Installation.find()
         try:
             backends = installation.assemble(
@@ -116,7 +119,8 @@ class TritonServer:
             ports = choose_ports(host, self.settings)
             self._endpoints = Endpoints(*(f"{host}:{port}" for port in ports))
             command = [str(installation.server), *flags(self.settings, host, ports, backends)]
-            environment = installation.environment(os.environ, bundle=self.settings.bundle)
+            base = {**os.environ, **self.settings.policies.environment()}
+            environment = installation.environment(base, bundle=self.settings.bundle)
             try:
                 self._run(command, environment)
             except _Aborted:

@@ -13,7 +13,7 @@ ROOMS = {
     "tritonguard": set(),
     "preprocessing": {"tritonguard"},
     "engines": {"tritonguard", "preprocessing"},
-    "serving": {"tritonguard"},
+    "serving": {"tritonguard", "preprocessing"},
     "model_repository": {"tritonguard", "preprocessing", "engines", "serving"},
     "build_scripts": {"tritonguard", "preprocessing", "engines"},
     "benchmarks": {"tritonguard", "preprocessing", "engines", "serving", "build_scripts"},
@@ -22,6 +22,7 @@ FOLDERS = {room: ROOT / ("client/tritonguard" if room == "tritonguard" else room
 FORBIDDEN_NAMES = {"utils", "common", "helpers"}
 TORCH_FILES = {
     "engines/local/forward_torch.py",
+    "engines/local/vision_torch.py",
     "build_scripts/lora.py",
     "build_scripts/train_adapter.py",
     "build_scripts/training_model.py",

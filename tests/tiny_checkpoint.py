@@ -23,10 +23,33 @@ VISION_FORMS = {
     "5.x": "base_model.model.model.vision_tower.",
 }
 VISION_MODULE = "encoder.layers.0.self_attn.q_proj"
+VISION_HIDDEN = 24
+VISION = {
+    "hidden_size": VISION_HIDDEN,
+    "image_size": 16,
+    "intermediate_size": 40,
+    "model_type": "siglip_vision_model",
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "patch_size": 4,
+    "vision_use_head": False,
+}
+IMAGE_TOKENS = 4  # 4 x 4 patches, averaged in squares of 2 x 2
 TOKENIZER_FILES = {
     "tokenizer.json": '{"a": 1}',
     "tokenizer_config.json": '{"bos_token": "<bos>"}',
     "chat_template.jinja": "{{ bos_token }}",
+}
+PROCESSOR_FILES = {
+    "preprocessor_config.json": json.dumps(
+        {
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "rescale_factor": 1 / 255,
+            "size": {"height": 16, "width": 16},
+        }
+    ),
+    "processor_config.json": json.dumps({"image_seq_length": IMAGE_TOKENS}),
 }
 
 
@@ -52,10 +75,14 @@ def tiny_config(**changes: Any) -> dict[str, Any]:
         "sliding_window_pattern": 2,
         "vocab_size": 96,
     }
+    text |= changes
     return {
         "architectures": ["Gemma3ForConditionalGeneration"],
+        "image_token_index": text["vocab_size"],  # beyond the embedding's rows, as in the embedded checkpoint
+        "mm_tokens_per_image": IMAGE_TOKENS,
         "model_type": "gemma3",
-        "text_config": {**text, **changes},
+        "text_config": text,
+        "vision_config": dict(VISION),
     }
 
 
@@ -98,12 +125,39 @@ def text_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes | {f"{name}.weight": shape for name, shape in projections(config).items()}
 
 
+def vision_shapes(text_hidden: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of tower and projector by their published keys."""
+    hidden, wide = VISION_HIDDEN, 40
+    tower: dict[str, tuple[int, ...]] = {
+        "embeddings.patch_embedding.weight": (hidden, 3, 4, 4),
+        "embeddings.patch_embedding.bias": (hidden,),
+        "embeddings.position_embedding.weight": (16, hidden),
+        "post_layernorm.weight": (hidden,),
+        "post_layernorm.bias": (hidden,),
+    }
+    squares = dict.fromkeys((f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")), (hidden, hidden))
+    for layer in range(2):
+        for norm in ("layer_norm1", "layer_norm2"):
+            tower |= {f"encoder.layers.{layer}.{norm}.{part}": (hidden,) for part in ("weight", "bias")}
+        for module, shape in {**squares, "mlp.fc1": (wide, hidden), "mlp.fc2": (hidden, wide)}.items():
+            name = f"encoder.layers.{layer}.{module}"
+            tower |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return {f"vision_tower.vision_model.{name}": shape for name, shape in tower.items()} | {
+        "multi_modal_projector.mm_input_projection_weight": (hidden, text_hidden),
+        "multi_modal_projector.mm_soft_emb_norm.weight": (hidden,),
+    }
+
+
 def _layout(config: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Published names -> (dtype, shape): the text model, and one tensor of each kind beside it."""
-    names = {f"language_model.model.{name}": ("BF16", shape) for name, shape in text_shapes(config).items()}
-    names[f"vision_tower.vision_model.{VISION_MODULE}.weight"] = ("BF16", (24, 20))
-    names[f"vision_tower.vision_model.{VISION_MODULE}.bias"] = ("F32", (24,))
-    names["multi_modal_projector.mm_input_projection_weight"] = ("F16", (20, 32))
+    """Published names -> (dtype, shape): the text model, and the tower with one tensor of each other dtype."""
+    shapes = {f"language_model.model.{name}": shape for name, shape in text_shapes(config).items()}
+    shapes |= vision_shapes(config["text_config"]["hidden_size"])
+    names = {name: ("BF16", shape) for name, shape in shapes.items()}
+    for name, dtype in (
+        (f"vision_tower.vision_model.{VISION_MODULE}.bias", "F32"),
+        ("multi_modal_projector.mm_input_projection_weight", "F16"),
+    ):
+        names[name] = (dtype, names[name][1])
     return dict(sorted(names.items()))
 
 
@@ -135,7 +189,7 @@ def write_checkpoint(
     if shards > 1:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n\n")
-    for name, content in TOKENIZER_FILES.items():
+    for name, content in (TOKENIZER_FILES | PROCESSOR_FILES).items():
         (folder / name).write_text(content)
     return folder
 

@@ -1,8 +1,9 @@
-"""A tiny random checkpoint's graph behind the real engine, for tests that need no embedded weights."""
+"""A tiny random checkpoint's graphs behind the real engine, and programs for it that need no tokenizer."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tiny_checkpoint import tiny_config, write_checkpoint
@@ -10,29 +11,38 @@ from tiny_checkpoint import tiny_config, write_checkpoint
 from engines.checkpoint import Checkpoint
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS, LocalEngine
 from engines.local.forward_openvino import build_graph
+from engines.local.head_openvino import HeadRuntime
+from engines.local.passes import Passes
 from engines.local.runtime import Runtime
 from engines.program import Choice, Forced, Program
 from engines.protocol import Capabilities, Job
 
-PROGRAM = Program((Forced((5, 6)), Choice("user", safe=7, unsafe=8)))
+SAFE, UNSAFE, END = 7, 8, 3
+USER, RESPONSE = Choice("user", SAFE, UNSAFE), Choice("response", SAFE, UNSAFE)
+PROGRAM = Program((Forced((5, 6)), USER))
+PAIR = Program((Forced((5, 6)), USER, Forced((4, 6)), RESPONSE))
 VOCABULARY = 96
 
 
-def load_tiny(folder: Path) -> LocalEngine:
+def load_tiny(folder: Path, *, vision: str = "none") -> LocalEngine:
     write_checkpoint(folder, tiny_config())
+    return LocalEngine(tiny_passes(folder), Capabilities(SERVED_SEGMENTS, SERVED_CHOICES, vision, 512))
+
+
+def tiny_passes(folder: Path) -> Passes:
     checkpoint = Checkpoint.open(folder)
+    _kept.append(checkpoint)  # the graph's constants are views of its files
     runtime = Runtime(build_graph(checkpoint), precision="f32")
-    capabilities = Capabilities(SERVED_SEGMENTS, SERVED_CHOICES, "none", 512)
-    engine = LocalEngine(runtime, checkpoint.text_config, capabilities)
-    engine_checkpoints.append(checkpoint)  # the graph's constants are views of its files
-    return engine
+    return Passes(
+        runtime, checkpoint.text_config, image_token=VOCABULARY, head=HeadRuntime.of(checkpoint, precision="f32")
+    )
 
 
-engine_checkpoints: list[Checkpoint] = []
+_kept: list[Checkpoint] = []
 
 
-def job(length: int, *, prefix: int = 0, seed: int = 0, deadline_ns: int | None = None) -> Job:
+def job(length: int, *, prefix: int = 0, seed: int = 0, **values: Any) -> Job:
     """A random prompt; prompts of the same `prefix` share that many leading ids."""
     head = np.random.default_rng(999).integers(9, VOCABULARY, 64)[:prefix]
     tail = np.random.default_rng(seed).integers(9, VOCABULARY, length - prefix)
-    return Job(np.concatenate([head, tail]).astype(np.int32), prefix, PROGRAM, deadline_ns)
+    return Job(np.concatenate([head, tail]).astype(np.int32), prefix, **{"program": PROGRAM, **values})

@@ -12,8 +12,10 @@ from tritonguard.errors import (
     DeadlineExceeded,
     ErrorSpec,
     GuardError,
+    ImageTooLarge,
     IndeterminateVerdict,
     InternalError,
+    InvalidImage,
     InvalidRequest,
     Overloaded,
     PromptTooLong,
@@ -21,7 +23,8 @@ from tritonguard.errors import (
     Unimplemented,
     UnsupportedContract,
 )
-from tritonguard.examples import CANARY, EXAMPLES, Example
+from tritonguard.example import Example, Expected
+from tritonguard.examples import CANARY, EXAMPLES, PROMPTS
 from tritonguard.guard import Guard
 from tritonguard.health import CanaryResult, Health
 from tritonguard.label import Label, Safety
@@ -40,6 +43,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "ERRORS",
     "EXAMPLES",
+    "PROMPTS",
     "TAXONOMY_VERSION",
     "BundleError",
     "CanaryResult",
@@ -49,13 +53,16 @@ __all__ = [
     "Decision",
     "ErrorSpec",
     "Example",
+    "Expected",
     "GrpcTransport",
     "Guard",
     "GuardError",
     "GuardRequest",
     "Health",
+    "ImageTooLarge",
     "IndeterminateVerdict",
     "InternalError",
+    "InvalidImage",
     "InvalidRequest",
     "Label",
     "MockTransport",

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -15,22 +15,23 @@ from typing import TextIO
 
 from rich.console import Console
 
-from tritonguard import cli_input
+from tritonguard import cli_input, cli_policy
 from tritonguard.cli_input import Item
 from tritonguard.cli_output import (
     EXIT_ALLOWED,
     EXIT_SERVER,
     EXIT_USAGE,
     Answer,
-    answers_table,
+    answers_shown,
     health_table,
     progress,
 )
 from tritonguard.errors import GuardError
 from tritonguard.guard import DEFAULT_URL, Guard
 from tritonguard.policy import Policy
-from tritonguard.request import DEFAULT_DEADLINE_S
+from tritonguard.request import DEFAULT_DEADLINE_S, Mode
 from tritonguard.transport import Transport
+from tritonguard.verdict import Verdict
 
 _EXAMPLES = """\
 examples:
@@ -38,10 +39,17 @@ examples:
   tritonguard check --file letter.txt --file reply.txt --format json
   tritonguard check --jsonl prompts.jsonl --format json --out verdicts.jsonl
   producer | tritonguard check --jsonl - --format json | consumer
+  tritonguard check --policy-name kids-education "How do I bake bread?"
+  tritonguard check "How do I bake bread?" --response "First, mix flour and water." --mode categories
+  tritonguard check "What is on this picture?" --image loaf.png
   tritonguard health --url 127.0.0.1:8001
+  tritonguard policy lint policies/*.yaml
 
 rows of --jsonl:
-  {"prompt": "...", "id": "optional", "response": "optional, the assistant's text"}
+  {"prompt": "...", "id": "optional", "response": "optional, the assistant's text",
+   "images": ["optional, files beside the JSONL file"], "mode": "categories", "policy_name": "kids-education",
+   "think_budget": 64}
+  a row's mode, budget and policy_name go before those of the command line
 
 exit codes (the highest that applies):
   0  everything is allowed, or the server is healthy
@@ -63,10 +71,9 @@ def main(argv: Sequence[str] | None = None, *, transport: Transport | None = Non
     try:
         if args.command == "health":
             return _health(args, transport)
-        if not (args.text or args.file or args.jsonl):
-            parser.error("nothing to check: give TEXT, --file or --jsonl")
-        if [*args.file, args.jsonl].count("-") > 1:
-            parser.error("standard input can be read once")
+        if args.command == "policy":
+            return cli_policy.run(args, _console(sys.stdout))
+        _refuse_wrong_usage(parser, args)
         return _check(args, transport)
     except GuardError as error:
         return _complain(str(error))
@@ -109,7 +116,22 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("text", nargs="*", metavar="TEXT", help="a text of a user")
     check.add_argument("--file", action="append", default=[], metavar="F", help="one text, - for stdin")
     check.add_argument("--jsonl", metavar="F", help="one row per text, - for stdin")
-    check.add_argument("--policy", metavar="F", help="a policy in YAML (the built-in one)")
+    response = check.add_mutually_exclusive_group()
+    response.add_argument("--response", metavar="TEXT", help="the assistant's answer to the one text")
+    response.add_argument("--response-file", metavar="F", help="the same in a file, - for stdin")
+    check.add_argument(
+        "--image", action="append", default=[], metavar="F", help="an image of the one text, or alone; never an address"
+    )
+    check.add_argument(
+        "--mode",
+        choices=[mode.value for mode in Mode],
+        default=Mode.VERDICT.value,
+        help="what is asked for (%(default)s)",
+    )
+    check.add_argument("--think-budget", type=int, metavar="N", help="most tokens of reasoning, for --mode think")
+    policy = check.add_mutually_exclusive_group()
+    policy.add_argument("--policy", metavar="F", help="a policy in YAML (the built-in one)")
+    policy.add_argument("--policy-name", metavar="NAME", help="a policy that lives on the server")
     check.add_argument("--out", metavar="F", help="write the answers there instead of stdout")
     commands.add_parser(
         "health",
@@ -119,7 +141,25 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    cli_policy.add_parser(commands)
     return parser
+
+
+def _refuse_wrong_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Raises SystemExit(2) for arguments that do not go together."""
+    texts = len(args.text) + len(args.file)
+    if not (texts or args.jsonl or args.image):
+        parser.error("nothing to check: give TEXT, --file, --jsonl or --image")
+    if [*args.file, args.jsonl, args.response_file].count("-") > 1:
+        parser.error("standard input can be read once")
+    if _has_extras(args) and (args.jsonl or texts > 1):
+        parser.error("--response, --response-file and --image belong to one text; rows of --jsonl have their own")
+    if args.think_budget is not None and args.mode != Mode.THINK.value and not args.jsonl:
+        parser.error("--think-budget needs --mode think")
+
+
+def _has_extras(args: argparse.Namespace) -> bool:
+    return bool(args.image) or args.response is not None or args.response_file is not None
 
 
 def _check(args: argparse.Namespace, transport: Transport | None) -> int:
@@ -130,13 +170,21 @@ def _check(args: argparse.Namespace, transport: Transport | None) -> int:
     with ExitStack() as stack:
         # Everything that can be wrong about the call is opened before the first text is judged.
         total = cli_input.count_rows(args.jsonl) if args.jsonl else 0
-        jsonl = cli_input.from_jsonl(stack.enter_context(cli_input.opened(args.jsonl))) if args.jsonl else ()
-        guard = stack.enter_context(Guard(args.url, deadline_s=args.deadline, policy=policy, transport=transport))
+        jsonl: Iterable[Item] = ()
+        if args.jsonl:
+            stream = stack.enter_context(cli_input.opened(args.jsonl))
+            jsonl = cli_input.from_jsonl(stream, folder=Path(args.jsonl).parent)  # of "-": where we are
+        response = args.response if args.response_file is None else cli_input.read_response(args.response_file)
+        guard = stack.enter_context(_guard(args, policy, transport))
         out = stack.enter_context(Path(args.out).open("w", encoding="utf-8")) if args.out else sys.stdout
-        items = chain(cli_input.from_arguments(args.text), cli_input.from_files(args.file), jsonl)
-        known = None if total is None else total + len(args.text) + len(args.file)
+        texts = args.text if args.text or args.file or args.jsonl else [""]  # images alone
+        items: Iterable[Item] = chain(cli_input.from_arguments(texts), cli_input.from_files(args.file), jsonl)
+        if _has_extras(args):
+            items = cli_input.with_extras(items, response=response, images=[Path(name) for name in args.image])
+        known = None if total is None else total + len(texts) + len(args.file)
         shown = bool(args.jsonl) and errors.is_terminal
-        for answer in _answers(stack.enter_context(progress(items, total=known, console=errors, shown=shown)), guard):
+        taken = stack.enter_context(progress(items, total=known, console=errors, shown=shown))
+        for answer in _answers(taken, guard, args):
             worst = max(worst, answer.exit_code)
             if args.format == "json":
                 # Line by line: what is judged survives an interruption.
@@ -144,22 +192,39 @@ def _check(args: argparse.Namespace, transport: Transport | None) -> int:
             else:
                 rows.append(answer)
         if args.format == "table":
-            _console(out).print(answers_table(rows))
+            _console(out).print(answers_shown(rows))
     return worst
 
 
-def _answers(items: Iterator[Item], guard: Guard) -> Iterator[Answer]:
+def _guard(args: argparse.Namespace, policy: Policy | None, transport: Transport | None) -> Guard:
+    return Guard(args.url, deadline_s=args.deadline, policy=policy, policy_name=args.policy_name, transport=transport)
+
+
+def _answers(items: Iterator[Item], guard: Guard, args: argparse.Namespace) -> Iterator[Answer]:
     for item in items:
         if item.prompt is None:
             yield Answer(item, error=item.error)
             continue
         start = time.perf_counter()
         try:
-            verdict = guard.check(item.prompt, response=item.response)
+            verdict = _ask(guard, item, args)
         except GuardError as error:
             yield Answer(item, error=error, latency_ms=(time.perf_counter() - start) * 1000)
         else:
             yield Answer(item, verdict=verdict, latency_ms=(time.perf_counter() - start) * 1000)
+
+
+def _ask(guard: Guard, item: Item, args: argparse.Namespace) -> Verdict:
+    mode = args.mode if item.mode is None else item.mode
+    budget = args.think_budget if mode == Mode.THINK.value else None
+    return guard.check(
+        item.prompt or "",
+        response=item.response,
+        images=cli_input.read_images(item),
+        policy_name=item.policy_name,
+        mode=mode,
+        think_budget=budget if item.think_budget is None else item.think_budget,
+    )
 
 
 def _health(args: argparse.Namespace, transport: Transport | None) -> int:

@@ -1,27 +1,40 @@
-"""Where the texts of `tritonguard check` come from. Every text becomes an item, a bad one too."""
+"""Where the texts and images of `tritonguard check` come from. Every text becomes an item, a bad one too."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tritonguard.errors import InvalidRequest
+from tritonguard.errors import ImageTooLarge, InvalidRequest
 
-_ROW_KEYS = frozenset({"prompt", "response", "id"})
+MAX_IMAGE_FILE_BYTES = 64 << 20
+"""Far above what a server takes; it only bounds what is read of a file that is no picture."""
+
+_ADDRESS = re.compile(r"data:|[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_ROW_KEYS = frozenset({"prompt", "response", "id", "images", "mode", "policy_name", "think_budget"})
 
 
 @dataclass(frozen=True)
 class Item:
-    """id: what the answer is called. error: why there is nothing to ask; the texts are None then."""
+    """id: what the answer is called. error: why there is nothing to ask; the texts are None then.
+
+    images: files, read by `read_images` only when it is their turn. mode, policy_name, think_budget: of a row, as
+    they stand there; None: as the command line says.
+    """
 
     id: str
     prompt: str | None = None
     response: str | None = None
+    images: tuple[Path, ...] = ()
+    mode: Any = None
+    policy_name: Any = None
+    think_budget: Any = None
     error: InvalidRequest | None = None
 
 
@@ -43,6 +56,43 @@ def from_files(names: Iterable[str]) -> Iterator[Item]:
             yield Item(id=name, error=InvalidRequest(error.strerror or "cannot be read", field="file"))
 
 
+def with_extras(items: Iterable[Item], *, response: str | None, images: Sequence[Path]) -> Iterator[Item]:
+    """The one text of the command line, with its response and its images; images alone are an item too."""
+    for item in items:
+        yield replace(item, response=response, images=tuple(images))
+
+
+def read_response(name: str) -> str:
+    """The assistant's text in a file, `-` for standard input. Raises OSError and InvalidRequest."""
+    raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRequest("response: not valid UTF-8", field="response") from None
+
+
+def read_images(item: Item) -> tuple[bytes, ...]:
+    """The content of an item's image files. Raises InvalidRequest and ImageTooLarge; `field` says which one."""
+    return tuple(_read_image(path, f"images.{number}") for number, path in enumerate(item.images))
+
+
+def _read_image(path: Path, field: str) -> bytes:
+    if _ADDRESS.match(path.as_posix()):
+        raise InvalidRequest(f"{field}: an address; only files of this machine are read", field=field)
+    try:
+        # A pipe or a device would be read for ever.
+        if path.exists() and not path.is_file():
+            raise InvalidRequest(f"{field}: not a plain file", field=field)
+        with path.open("rb") as stream:
+            content = stream.read(MAX_IMAGE_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "cannot be read"
+        raise InvalidRequest(f"{field}: {why}", field=field) from None
+    if len(content) > MAX_IMAGE_FILE_BYTES:
+        raise ImageTooLarge(f"{field}: more than {MAX_IMAGE_FILE_BYTES} bytes", field=field)
+    return content
+
+
 @contextmanager
 def opened(name: str) -> Iterator[BinaryIO]:
     """The JSONL source `name`, `-` for standard input. Raises OSError."""
@@ -62,17 +112,20 @@ def count_rows(name: str) -> int | None:
         return sum(1 for line in stream if line.strip())
 
 
-def from_jsonl(stream: BinaryIO) -> Iterator[Item]:
-    """An item per row that is not blank. A row that is not what it should be is an item with an error."""
+def from_jsonl(stream: BinaryIO, *, folder: Path) -> Iterator[Item]:
+    """An item per row that is not blank. A row that is not what it should be is an item with an error.
+
+    folder: what the rows' image files are relative to.
+    """
     for number, line in enumerate(stream, start=1):
         if line.strip():
             try:
-                yield _row(line, number)
+                yield _row(line, number, folder)
             except InvalidRequest as error:
                 yield Item(id=f"line {number}", error=error)
 
 
-def _row(line: bytes, number: int) -> Item:
+def _row(line: bytes, number: int, folder: Path) -> Item:
     where = f"line {number}"
     try:
         row: Any = json.loads(line)
@@ -87,9 +140,27 @@ def _row(line: bytes, number: int) -> Item:
     name = row.get("id", where)
     if not isinstance(name, (str, int)):
         raise InvalidRequest(f"{where}: id is neither text nor a whole number", field="id")
-    prompt, response = row.get("prompt"), row.get("response")
+    images = row.get("images")
+    if images is None:
+        images = []
+    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+        raise InvalidRequest(f"{where}: images is not a list of file names", field="images")
+    prompt, response = row.get("prompt", "" if images else None), row.get("response")
     if not isinstance(prompt, str):
         raise InvalidRequest(f"{where}: prompt is missing or not text", field="prompt")
     if response is not None and not isinstance(response, str):
         raise InvalidRequest(f"{where}: response is not text", field="response")
-    return Item(id=str(name), prompt=prompt, response=response)
+    return Item(
+        id=str(name),
+        prompt=prompt,
+        response=response,
+        images=tuple(_image_path(image, folder) for image in images),
+        mode=row.get("mode"),
+        policy_name=row.get("policy_name"),
+        think_budget=row.get("think_budget"),
+    )
+
+
+def _image_path(name: str, folder: Path) -> Path:
+    # An address stays one, so that it is refused as what it is.
+    return Path(name) if _ADDRESS.match(name) else folder / name

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,13 +24,14 @@ from rich.text import Text
 from tritonguard.cli_input import Item
 from tritonguard.errors import ERRORS, GuardError
 from tritonguard.health import CanaryResult, Health
+from tritonguard.label import Label
 from tritonguard.verdict import Verdict
 
 EXIT_ALLOWED, EXIT_FLAGGED, EXIT_USAGE, EXIT_SERVER = 0, 1, 2, 3
 
 _PREVIEW_CHARACTERS = 48
 _STYLES = {"allow": "green", "review": "yellow", "block": "red", "safe": "green", "unsafe": "red"}
-_CALLERS_FAULT = frozenset({"invalid_request", "prompt_too_long", "unimplemented"})
+_CALLERS_FAULT = frozenset({"invalid_request", "prompt_too_long", "invalid_image", "image_too_large", "unimplemented"})
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,27 @@ class Answer:
         return json.dumps(line, ensure_ascii=False)
 
 
-def answers_table(answers: Iterable[Answer]) -> Table:
+def answers_shown(answers: Sequence[Answer]) -> Group:
+    """The table, and below it the traces: a column is too narrow for them."""
+    traces = [
+        trace(answer.item.id, answer.verdict.label)
+        for answer in answers
+        if answer.verdict is not None and answer.verdict.label.reasoning is not None
+    ]
+    return Group(_answers_table(answers), *traces)
+
+
+def trace(name: str, label: Label) -> Text:
+    """The reasoning of a label that has one, with its source and what is to be known of it."""
+    source = f"source: {label.reasoning_source}"
+    known = ["learnt from sentences made by rule"] if label.reasoning_source == "synthetic" else []
+    known += ["cut off at its budget"] if label.reasoning_truncated else []
+    known += ["CONTRADICTS THE VERDICT"] if label.reasoning_contradicts else []
+    reasoning = " ".join((label.reasoning or "").split())
+    return Text(printable(f"{name} reasoned ({', '.join([source, *known])}): {reasoning}"))
+
+
+def _answers_table(answers: Iterable[Answer]) -> Table:
     """A row per answer."""
     table = Table()
     table.add_column("id", overflow="fold")
@@ -84,10 +105,7 @@ def answers_table(answers: Iterable[Answer]) -> Table:
 
 
 def _cells(answer: Answer) -> list[Text]:
-    preview = printable(answer.item.prompt or "")
-    if len(preview) > _PREVIEW_CHARACTERS:
-        preview = preview[: _PREVIEW_CHARACTERS - 1] + "…"
-    start = [Text(printable(answer.item.id)), Text(preview)]
+    start = [Text(printable(answer.item.id)), Text("\n".join(_sent(answer.item)))]
     latency = Text("" if answer.latency_ms is None else f"{answer.latency_ms:.0f}")
     if answer.verdict is None:
         why = f"{answer.error.kind}: {answer.error}" if answer.error else ""
@@ -100,8 +118,39 @@ def _cells(answer: Answer) -> list[Text]:
         Text(" / ".join(f"{p_unsafe:.3f}" for _, _, p_unsafe in label.sides if p_unsafe is not None)),
         _styled(answer.verdict.decision.value),
         latency,
-        Text(answer.verdict.reason),
+        Text("\n".join(_why(answer.verdict))),
     ]
+
+
+def _sent(item: Item) -> list[str]:
+    """The prompt, the assistant's response and the number of images, a line each."""
+    lines = [_preview(item.prompt)] if item.prompt else []
+    if item.response is not None:
+        lines.append(f"> {_preview(item.response)}")
+    if item.images:
+        lines.append(f"[{len(item.images)} image{'s' if len(item.images) > 1 else ''}]")
+    return lines
+
+
+def _preview(text: str) -> str:
+    shown = printable(text)
+    return shown if len(shown) <= _PREVIEW_CHARACTERS else shown[: _PREVIEW_CHARACTERS - 1] + "…"
+
+
+def _why(verdict: Verdict) -> list[str]:
+    """The reason, and what else the label says, a line each."""
+    label = verdict.label
+    lines = [verdict.reason]
+    if label.categories is not None:
+        lines.append(printable(f"categories: {', '.join(label.categories) or 'none'}"))
+    if label.flagged_by:
+        lines.append(f"flagged by: {', '.join(label.flagged_by)}")
+    if label.text_only is not None:
+        said = " / ".join(
+            side.value for side in (label.text_only.user_safety, label.text_only.response_safety) if side is not None
+        )
+        lines.append(f"texts alone: {said}")
+    return lines
 
 
 def health_table(health: Health) -> Table:
@@ -114,7 +163,7 @@ def health_table(health: Health) -> Table:
     ):
         table.add_row(name, _good("yes" if is_good else "no", is_good), "")
     for result in health.canary:
-        text = f"{_got(result)} (expected {result.example.expected.value})"
+        text = f"{_got(result)} (expected {result.example.expected.user.value})"
         table.add_row(f"verdict {result.example.id}", _good(text, result.passed), f"{result.latency_ms:.0f}")
     return table
 

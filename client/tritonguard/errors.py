@@ -3,6 +3,8 @@
     GuardError
      +- InvalidRequest          the caller's mistake: a value is wrong or missing
      |   +- PromptTooLong       the text does not fit the model's token budget; it is never cut
+     |   +- InvalidImage        no readable PNG, JPEG or WebP: broken, cut off, animated, something else
+     |   +- ImageTooLarge       more bytes, pixels or images than the server takes
      +- UnsupportedContract     client and server speak different contract versions
      +- Unimplemented           declared, not built yet; `field` names what
      +- DeadlineExceeded        the time ran out                               (*)
@@ -71,6 +73,18 @@ class PromptTooLong(InvalidRequest):
     """The rendered prompt exceeds the token budget. Text is never cut silently."""
 
     kind = "prompt_too_long"
+
+
+class InvalidImage(InvalidRequest):
+    """Not a readable PNG, JPEG or WebP: another format, damaged, cut off, animated, or of an unsupported mode."""
+
+    kind = "invalid_image"
+
+
+class ImageTooLarge(InvalidRequest):
+    """More bytes, pixels or images than the server takes. Nothing is scaled down or left out silently."""
+
+    kind = "image_too_large"
 
 
 class UnsupportedContract(GuardError):
@@ -164,6 +178,8 @@ class ErrorSpec:
 _TABLE = (
     ErrorSpec(InvalidRequest, "INVALID_ARGUMENT", "INVALID_ARG", False, "the request is malformed"),
     ErrorSpec(PromptTooLong, "INVALID_ARGUMENT", "INVALID_ARG", False, "the text exceeds the token budget"),
+    ErrorSpec(InvalidImage, "INVALID_ARGUMENT", "INVALID_ARG", False, "not a readable PNG, JPEG or WebP"),
+    ErrorSpec(ImageTooLarge, "INVALID_ARGUMENT", "INVALID_ARG", False, "too many bytes, pixels or images"),
     ErrorSpec(UnsupportedContract, "FAILED_PRECONDITION", "INVALID_ARG", False, "unknown contract version"),
     ErrorSpec(Unimplemented, "UNIMPLEMENTED", "UNSUPPORTED", False, "declared and not built yet"),
     ErrorSpec(DeadlineExceeded, "DEADLINE_EXCEEDED", "CANCELLED", True, "no verdict in time"),

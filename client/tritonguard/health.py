@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tritonguard.errors import GuardError
-from tritonguard.examples import CANARY, Example
-from tritonguard.policy import Policy
+from tritonguard.example import Example
+from tritonguard.examples import CANARY
 from tritonguard.request import GuardRequest
 from tritonguard.transport import Readiness
 from tritonguard.verdict import Verdict
@@ -27,8 +27,8 @@ class CanaryResult:
 
     @property
     def passed(self) -> bool:
-        """True where the label is the expected one."""
-        return self.verdict is not None and self.verdict.label.user_safety is self.example.expected
+        """True where the verdict is the expected one."""
+        return self.verdict is not None and not self.example.expected.differences(self.verdict)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Health:
             "canary": [
                 {
                     "example": result.example.id,
-                    "expected": result.example.expected.value,
+                    "expected": result.example.expected.user.value,
                     "label": result.verdict.label.user_safety.value if result.verdict else None,
                     "p_unsafe": result.verdict.label.p_unsafe_user if result.verdict else None,
                     "error": result.error.kind if result.error else None,
@@ -75,7 +75,7 @@ def examine(readiness: Readiness, judge: Callable[[GuardRequest], Verdict], *, d
 
 def _run(example: Example, judge: Callable[[GuardRequest], Verdict], deadline_s: float) -> CanaryResult:
     # Built-in policy and on_error raise: nobody's own thresholds may colour what the server can do.
-    request = GuardRequest(prompt=example.prompt, policy=Policy(on_error="raise"), deadline_s=deadline_s)
+    request = example.request(deadline_s=deadline_s, on_error="raise")
     verdict, failure = None, None
     start = time.perf_counter()
     try:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StrictBool
 
 from tritonguard.errors import GuardError, InternalError
 from tritonguard.models import ContractModel, Line
@@ -34,6 +34,18 @@ def as_sent(probability: float) -> float:
 _Probability = Annotated[float, Field(ge=0.0, le=1.0, strict=True), AfterValidator(as_sent)]
 
 
+class TextLabel(ContractModel):
+    """What the model said about the texts alone, where the label itself is about images it could not judge."""
+
+    refusal: ClassVar[type[GuardError]] = InternalError
+    path: ClassVar[str] = "label.text_only"
+
+    user_safety: Safety
+    response_safety: Safety | None = None
+    p_unsafe_user: _Probability | None = None
+    p_unsafe_response: _Probability | None = None
+
+
 class Label(ContractModel):
     """What the model said.
 
@@ -43,6 +55,10 @@ class Label(ContractModel):
         None where that side was not judged or is indeterminate. A label is unsafe exactly if it is >= 0.5.
     categories: names as the model wrote them, () for none, None where they were not asked for.
     reasoning, reasoning_source: the trace and who wrote it; None where there is none.
+    reasoning_truncated: the budget ended the trace. reasoning_contradicts: its last statement about a side
+        says the opposite of the label.
+    flagged_by: the parts of the policy (`policy_parts`) under which a side is unsafe.
+    text_only: the texts' own label, where images were sent that the bundle can't judge; else None.
     indeterminate_reason: one line without user text; None unless a side is indeterminate.
 
     A label that contradicts itself raises InternalError.
@@ -58,6 +74,10 @@ class Label(ContractModel):
     categories: tuple[Line, ...] | None = None
     reasoning: Line | None = None
     reasoning_source: Line | None = None
+    reasoning_truncated: StrictBool = False
+    reasoning_contradicts: StrictBool = False
+    flagged_by: tuple[Line, ...] = ()
+    text_only: TextLabel | None = None
     indeterminate_reason: Line | None = None
 
     def check_whole(self) -> None:
@@ -71,6 +91,8 @@ class Label(ContractModel):
             raise ValueError("an indeterminate label and its reason do not come together")
         if (self.reasoning is None) != (self.reasoning_source is None):
             raise ValueError("the reasoning and its source do not come together")
+        if self.reasoning is None and (self.reasoning_truncated or self.reasoning_contradicts):
+            raise ValueError("something is said about a reasoning that is not there")
 
     @property
     def sides(self) -> tuple[tuple[str, Safety | None, float | None], ...]:

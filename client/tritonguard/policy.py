@@ -2,11 +2,11 @@
 
 A policy is the built-in taxonomy, or Mode A (`custom_policy`: free text that replaces everything), or Mode B
 (`custom_taxonomy`: a category list that replaces the 24). Suppressing and injecting categories derives a Mode
-B list from the built-in one. Policies are versioned YAML; the SHA-256 of their canonical JSON is in every
-verdict.
+B list from the built-in one. What the model is asked under a policy is in `policy_parts`.
 
-Served in this release: `name`, `version`, `thresholds` and `on_error`. The rest is declared, validated and
-answered with Unimplemented by the server (`unbuilt_fields`).
+Policies are written as YAML. The format of such a file is `FORMAT`, and a file may say so under the key
+`schema`, which belongs to the file and not to the policy: the SHA-256 of a policy's canonical JSON, which is in
+every verdict, does not depend on it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import AfterValidator, Field, StrictBool, field_validator
+from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_validator
 
+from tritonguard import policy_yaml
 from tritonguard.errors import InvalidRequest
 from tritonguard.models import ContractModel, Text
 from tritonguard.taxonomy import SEXUAL_MINOR, normalise, words
@@ -29,9 +28,12 @@ OnError = Literal["block", "allow", "raise"]
 # Adding zero turns -0.0 into 0.0: equal policies must have equal hashes.
 Probability = Annotated[float, Field(ge=0.0, le=1.0, strict=True), AfterValidator(lambda value: value + 0.0)]
 
+FORMAT = "tritonguard/policy/v1"
+"""Name of the file format that this release reads; a file without the key `schema` is taken to be of it."""
+
 MAX_POLICY_BYTES = 1 << 20
-_SEMVER = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
-_SERVED = frozenset({"name", "version", "thresholds", "on_error"})
+NAME_PATTERN = r"^[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?$"
+VERSION_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
 # Spellings that pass as S7 inside a longer allow-list line, compared as words.
 _SEXUAL_MINOR_WORDS = tuple(
     words(spelling) for spelling in (SEXUAL_MINOR.code, SEXUAL_MINOR.name, *SEXUAL_MINOR.aliases)
@@ -47,9 +49,11 @@ class Thresholds(ContractModel):
 
     path: ClassVar[str] = "policy.thresholds"
 
-    user: Probability = 0.5
-    response: Probability = 0.5
-    review_margin: Probability = 0.0
+    user: Annotated[Probability, Field(description="Block a prompt at this probability of unsafe, and above.")] = 0.5
+    response: Annotated[Probability, Field(description="The same for an assistant's response.")] = 0.5
+    review_margin: Annotated[
+        Probability, Field(description="Ask for a review from this much below a threshold; 0 asks for none.")
+    ] = 0.0
 
 
 class CustomCategory(ContractModel):
@@ -57,8 +61,13 @@ class CustomCategory(ContractModel):
 
     path: ClassVar[str] = "policy.category"
 
-    name: Annotated[Text, Field(min_length=1, max_length=128)]
-    definition: Annotated[Text, Field(min_length=1)] | None = None
+    name: Annotated[
+        Text, Field(min_length=1, max_length=128, description="What the answer calls it: one line without commas.")
+    ]
+    definition: Annotated[
+        Annotated[Text, Field(min_length=1)] | None,
+        Field(description="What falls under it, in a few words; the model reads it behind the name."),
+    ] = None
 
     @field_validator("name")
     @classmethod
@@ -69,11 +78,20 @@ class CustomCategory(ContractModel):
         return name
 
 
-def _from_names(value: Any) -> Any:
+def _from_names(value: Any, info: ValidationInfo) -> Any:
     """Let a list mix plain names with `{name, definition}`, as people write YAML."""
-    if isinstance(value, (list, tuple)):
-        return tuple({"name": item} if isinstance(item, str) else item for item in value)
-    return value
+    if not isinstance(value, (list, tuple)):
+        return value
+    categories = []
+    for index, item in enumerate(value):
+        try:
+            categories.append(CustomCategory.model_validate({"name": item} if isinstance(item, str) else item))
+        except InvalidRequest as error:
+            # A category does not know its place in the list; whoever looks for the mistake needs it.
+            own, place = CustomCategory.path, f"policy.{info.field_name}.{index}"
+            field = (error.field or own).replace(own, place, 1)
+            raise InvalidRequest(error.message.replace(own, place), field=field) from None
+    return tuple(categories)
 
 
 class Policy(ContractModel):
@@ -90,19 +108,46 @@ class Policy(ContractModel):
 
     path: ClassVar[str] = "policy"
 
-    name: Annotated[Text, Field(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?$")] = "built-in"
-    version: Annotated[Text, Field(pattern=_SEMVER, max_length=64)] = "1.0.0"
-    custom_policy: Annotated[Text, Field(pattern=r"\S")] | None = None
-    custom_taxonomy: (
-        Annotated[tuple[CustomCategory, ...], Field(min_length=1)] | Annotated[Text, Field(pattern=r"\S")] | None
-    ) = None
-    suppress: tuple[Text, ...] = ()
-    inject: tuple[CustomCategory, ...] = ()
-    allow_list: tuple[Annotated[Text, Field(pattern=r"\S")], ...] = ()
-    thresholds: Thresholds = Thresholds()
-    floor: StrictBool = False
-    also_builtin: StrictBool = False
-    on_error: OnError = "block"
+    name: Annotated[
+        Text,
+        Field(
+            pattern=NAME_PATTERN,
+            description="Printable ASCII. On a server it is the file's name without .yaml.",
+        ),
+    ] = "built-in"
+    version: Annotated[
+        Text,
+        Field(pattern=VERSION_PATTERN, max_length=64, description="Semantic version of this policy, yours to count."),
+    ] = "1.0.0"
+    custom_policy: Annotated[
+        Annotated[Text, Field(pattern=r"\S")] | None,
+        Field(description="Mode A: free text in the place of the whole built-in instruction. Add also_builtin."),
+    ] = None
+    custom_taxonomy: Annotated[
+        Annotated[tuple[CustomCategory, ...], Field(min_length=1)] | Annotated[Text, Field(pattern=r"\S")] | None,
+        Field(description="Mode B: a category list (or its ready text) in the place of the 24. Add also_builtin."),
+    ] = None
+    suppress: Annotated[
+        tuple[Text, ...],
+        Field(description="Built-in categories to leave out, by code, name or alias; never S7."),
+    ] = ()
+    inject: Annotated[
+        tuple[CustomCategory, ...], Field(description="Categories of your own, judged with the built-in ones.")
+    ] = ()
+    allow_list: Annotated[
+        tuple[Annotated[Text, Field(pattern=r"\S")], ...],
+        Field(description="What is permitted even where it touches a category; a line each."),
+    ] = ()
+    thresholds: Annotated[Thresholds, Field(description="From probability to decision.")] = Thresholds()
+    floor: Annotated[
+        StrictBool, Field(description="Judge the built-in policy beside this one, as the operator's floor.")
+    ] = False
+    also_builtin: Annotated[
+        StrictBool, Field(description="Judge the built-in policy beside this one; the stricter answer wins.")
+    ] = False
+    on_error: Annotated[
+        OnError, Field(description="What to do where no verdict can be had; block is the safe choice.")
+    ] = "block"
 
     _read_taxonomy = field_validator("custom_taxonomy", "inject", mode="before")(_from_names)
 
@@ -134,7 +179,7 @@ class Policy(ContractModel):
             raise ValueError("suppress and inject derive from the built-in taxonomy, which a custom one replaces")
         if self.custom_policy is not None and self.allow_list:
             raise ValueError("allow_list belongs into the text of custom_policy")
-        if self.also_builtin and not (replaced or self.suppress or self.inject or self.allow_list):
+        if self.also_builtin and self.is_builtin:
             raise ValueError("also_builtin asks for the built-in policy beside a custom one, and there is none")
         self._refuse_repeated_names()
         if len(self.canonical_json().encode()) > MAX_POLICY_BYTES:
@@ -153,16 +198,8 @@ class Policy(ContractModel):
     @property
     def is_builtin(self) -> bool:
         """True where the built-in taxonomy is judged unchanged, whatever the thresholds and `on_error`."""
-        return not self.unbuilt_fields()
-
-    def unbuilt_fields(self) -> tuple[str, ...]:
-        """Names of the fields that ask for what this release does not serve; empty: all is served."""
-        default = _DEFAULTS
-        return tuple(
-            name
-            for name in type(self).model_fields
-            if name not in _SERVED and getattr(self, name) != getattr(default, name)
-        )
+        replaced = self.custom_policy is not None or self.custom_taxonomy is not None
+        return not (replaced or self.suppress or self.inject or self.allow_list)
 
     def canonical_json(self) -> str:
         """One text per policy: every field with its default, keys sorted, no spaces."""
@@ -183,20 +220,26 @@ class Policy(ContractModel):
         return cls._from_data(data)
 
     @classmethod
-    def from_yaml(cls, source: str | os.PathLike[str]) -> Policy:
-        """The policy of a YAML text (a str) or of a YAML file (a Path). Raises InvalidRequest.
+    def from_yaml(cls, source: str | bytes | os.PathLike[str]) -> Policy:
+        """The policy of a YAML text (str, or bytes in UTF-8) or of a YAML file (a Path). Raises InvalidRequest.
 
-        Unknown and repeated keys are errors. An unreadable file raises OSError.
+        Unknown and repeated keys are errors, and so is a `schema` other than `FORMAT`; the message ends with
+        the line. An unreadable file raises OSError.
         """
-        text = source if isinstance(source, str) else Path(source).read_bytes()
+        document = policy_yaml.read(source if isinstance(source, (str, bytes)) else Path(source).read_bytes())
         try:
-            # A SafeLoader that only adds the refusal of repeated keys.
-            data = yaml.load(text, Loader=_StrictLoader)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            mark = getattr(error, "problem_mark", None)
-            place = f", line {mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or "not YAML"
-            raise InvalidRequest(f"policy: {problem}{place}", field=cls.path) from None
+            return cls.from_document(document)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{error}, line {document.line_of(error.field)}", field=error.field) from None
+
+    @classmethod
+    def from_document(cls, document: policy_yaml.Document) -> Policy:
+        """The policy of a YAML document that has been read. Raises InvalidRequest, without the line."""
+        data = document.data
+        if isinstance(data, dict) and "schema" in data:
+            if data["schema"] != FORMAT:
+                raise InvalidRequest(f"policy.schema: not {FORMAT}, the format known here", field="policy.schema")
+            data = {key: value for key, value in data.items() if key != "schema"}
         return cls._from_data(data)
 
     @classmethod
@@ -204,17 +247,3 @@ class Policy(ContractModel):
         if not isinstance(data, dict):
             raise InvalidRequest("policy: not a mapping of keys to values", field=cls.path)
         return cls.model_validate(data)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys; in a policy that would hide a rule."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(None, None, "repeated key", node.value[index][0].start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_DEFAULTS = Policy()

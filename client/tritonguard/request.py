@@ -2,15 +2,15 @@
 
 `GuardRequest` validates itself, once at the client and once at the door of the server (`from_tensors`).
 `to_tensors` and `from_tensors` are each other's inverse. The client sends all that a caller asks for; the
-server is the one that refuses what it has not built (`refuse_unbuilt`), so that this client can use a newer
-server.
+server is the one that refuses what it has not built (`refuse_unbuilt`: earlier turns), so that this client can
+use a newer server.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,6 +26,9 @@ MAX_TEXT_BYTES = 1 << 20
 
 MAX_DEADLINE_S = 600.0
 DEFAULT_DEADLINE_S = 10.0
+DEFAULT_THINK_BUDGET = 128
+"""Most tokens of reasoning where a request names no budget."""
+
 MAX_THINK_BUDGET = 32_768
 _INT32_MAX = 2**31 - 1
 
@@ -38,10 +41,6 @@ class Mode(str, Enum):
     VERDICT = "verdict"
     CATEGORIES = "categories"
     THINK = "think"
-
-
-SERVED: frozenset[str] = frozenset()
-"""Dotted names of the optional fields that this release serves beside the plain verdict on a prompt."""
 
 
 class Turn(ContractModel):
@@ -59,6 +58,7 @@ class GuardRequest(ContractModel):
     prompt: the user's text; blank only beside an image. response: the assistant's; None: judge the prompt
     alone.
     images: encoded files (never addresses) in the order of the conversation.
+    policy: the caller's own. policy_name: in its place, the name of a policy that lives on the server.
     think_budget: most tokens of reasoning, for mode `think`; None leaves it to the server.
     deadline_s: seconds from sending to verdict, more than 0 and at most 600; kept in whole milliseconds.
     priority, tenant: carried and recorded. request_id: printable ASCII, made up where not given.
@@ -71,6 +71,7 @@ class GuardRequest(ContractModel):
     response: Text | None = None
     images: tuple[Annotated[StrictBytes, Field(min_length=1)], ...] = ()
     policy: Policy = Policy()
+    policy_name: PrintableAscii | None = None
     mode: Mode = Mode.VERDICT
     think_budget: Annotated[StrictInt, Field(ge=1, le=MAX_THINK_BUDGET)] | None = None
     deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S, strict=True)] = DEFAULT_DEADLINE_S
@@ -97,6 +98,8 @@ class GuardRequest(ContractModel):
             raise InvalidRequest("prompt: blank, and there is no image", field="prompt")
         if self.response is not None and not self.response.strip():
             raise InvalidRequest("response: blank; leave it out to judge the prompt alone", field="response")
+        if self.policy_name is not None and self.policy != Policy():
+            raise InvalidRequest("policy_name: given beside a policy; give one of them", field="policy_name")
         if self.think_budget is not None and self.mode is not Mode.THINK:
             raise InvalidRequest("think_budget: needs mode think", field="think_budget")
 
@@ -106,24 +109,10 @@ class GuardRequest(ContractModel):
         return cls.model_validate(values)
 
 
-def unbuilt_fields(request: GuardRequest, *, served: Collection[str] = SERVED) -> tuple[str, ...]:
-    """Dotted names of what the request asks for beyond `served`; empty: all is served."""
-    asked = {
-        "response": request.response is not None,
-        "images": bool(request.images),
-        "mode": request.mode is not Mode.VERDICT,
-        "think_budget": request.think_budget is not None,
-        "turns": request.turns is not None,
-    }
-    names = [name for name, is_asked in asked.items() if is_asked]
-    names += [f"policy.{name}" for name in request.policy.unbuilt_fields()]
-    return tuple(name for name in names if name not in served)
-
-
-def refuse_unbuilt(request: GuardRequest, *, served: Collection[str] = SERVED) -> None:
-    """The rule of the server's door: raises Unimplemented that names the first field not served."""
-    for field in unbuilt_fields(request, served=served):
-        raise Unimplemented(f"{field}: not served by this release", field=field, request_id=request.request_id)
+def refuse_unbuilt(request: GuardRequest) -> None:
+    """The rule of the server's door: raises Unimplemented for what is declared and not built, earlier turns."""
+    if request.turns is not None:
+        raise Unimplemented("turns: not served by this release", field="turns", request_id=request.request_id)
 
 
 def to_tensors(request: GuardRequest) -> dict[str, wire.Array]:
@@ -141,6 +130,8 @@ def to_tensors(request: GuardRequest) -> dict[str, wire.Array]:
         tensors["IMAGES"] = wire.pack("IMAGES", request.images)
     if request.policy != Policy():
         tensors["POLICY"] = wire.pack_text("POLICY", request.policy.canonical_json())
+    if request.policy_name is not None:
+        tensors["POLICY_NAME"] = wire.pack_text("POLICY_NAME", request.policy_name)
     if request.think_budget is not None:
         tensors["THINK_BUDGET"] = wire.pack("THINK_BUDGET", [request.think_budget])
     if request.priority:
@@ -186,6 +177,7 @@ def _read(tensors: Mapping[str, wire.Array]) -> GuardRequest:
         response=wire.unpack_text(tensors, "RESPONSE"),
         images=() if images is None else tuple(images),
         policy=Policy() if policy is None else Policy.from_json(policy),
+        policy_name=wire.unpack_text(tensors, "POLICY_NAME"),
         mode=_mode(wire.require_text(tensors, "MODE")),
         think_budget=wire.unpack_int(tensors, "THINK_BUDGET"),
         deadline_s=wire.require_int(tensors, "DEADLINE_MS") / 1000,

@@ -63,6 +63,7 @@ REQUEST: tuple[TensorSpec, ...] = (
     _optional("RESPONSE", "BYTES", (1,), "UTF-8 text of the assistant"),
     _optional("IMAGES", "BYTES", (-1,), "encoded image files, in the order of the conversation"),
     _optional("POLICY", "BYTES", (1,), "canonical JSON of the policy; absent: the built-in one"),
+    _optional("POLICY_NAME", "BYTES", (1,), "in the place of POLICY: the name of one on the server"),
     _optional("THINK_BUDGET", "INT32", (1,), "most tokens of reasoning, think mode only"),
     _optional("PRIORITY", "INT32", (1,), "0 and up; absent: 0"),
     _optional("TENANT", "BYTES", (1,), "printable ASCII, at most 128 characters"),
@@ -71,12 +72,14 @@ REQUEST: tuple[TensorSpec, ...] = (
 """Inputs of the ensemble and of `preprocess`."""
 
 MODEL_INPUT: tuple[TensorSpec, ...] = (
-    TensorSpec("INPUT_IDS", "INT32", (-1,), doc="token ids of prompt and forced head, one <bos> first"),
-    TensorSpec("PREFIX_LENGTH", "INT32", (1,), doc="how many leading ids are the policy's shared prefix"),
-    TensorSpec("ANSWER", "BYTES", (1,), doc="JSON: which answer program to run (mode, has_response)"),
+    TensorSpec("INPUT_IDS", "INT32", (-1,), doc="token ids of one prompt or more, one after another"),
+    TensorSpec("PROMPT_LENGTHS", "INT32", (-1,), doc="how many of the ids each prompt has"),
+    TensorSpec("PREFIX_LENGTHS", "INT32", (-1,), doc="how many leading ids of each are the policy's shared prefix"),
+    TensorSpec("PIXELS", "BYTES", (1,), doc='uint8 RGB [images, size, size, 3] of the tower\'s size; "" for none'),
+    TensorSpec("ANSWER", "BYTES", (1,), doc="JSON: which answer program to run for each prompt"),
     TensorSpec("DEADLINE_NS", "INT64", (1,), doc="CLOCK_MONOTONIC of this host, nanoseconds"),
 )
-"""`preprocess` to `decode`."""
+"""`preprocess` to `decode`. A request is one prompt for each part of its policy, or more (`judgement`)."""
 
 CONTEXT: tuple[TensorSpec, ...] = (
     TensorSpec("CONTEXT", "BYTES", (1,), doc="JSON: the part of the record known before decoding"),
@@ -84,8 +87,9 @@ CONTEXT: tuple[TensorSpec, ...] = (
 """`preprocess` to `verdict`."""
 
 DECODED: tuple[TensorSpec, ...] = (
-    TensorSpec("CHOICE_LOGPROBS", "FP32", (-1, 2), doc="a row per choice: log P(safe), log P(unsafe)"),
-    TensorSpec("DECODE_INFO", "BYTES", (1,), doc="JSON: bundle and model revision, timings"),
+    TensorSpec("CHOICE_LOGPROBS", "FP32", (-1, 2), doc="a row per choice of each prompt: log P(safe), log P(unsafe)"),
+    TensorSpec("OUTPUT_TEXT", "BYTES", (-1,), doc="UTF-8 of each prompt's answer, forced text included"),
+    TensorSpec("DECODE_INFO", "BYTES", (1,), doc="JSON: bundle and model revision, timings, what each prompt took"),
 )
 """`decode` to `verdict`."""
 
@@ -96,6 +100,7 @@ VERDICT: tuple[TensorSpec, ...] = (
     TensorSpec("CATEGORIES", "BYTES", (1,), doc="JSON list of names; null when not asked for"),
     TensorSpec("REASONING", "BYTES", (1,), doc='"" when there is none'),
     TensorSpec("REASONING_SOURCE", "BYTES", (1,), doc='who wrote the reasoning; "" when there is none'),
+    TensorSpec("LABEL_DETAILS", "BYTES", (1,), doc="JSON: what else belongs to the label (flagged_by, text_only, ...)"),
     TensorSpec("REASON_INDETERMINATE", "BYTES", (1,), doc='"" unless a label is indeterminate'),
     TensorSpec("DECISION", "BYTES", (1,), doc="allow | block | review"),
     TensorSpec("DECISION_REASON", "BYTES", (1,), doc="one line, no user text"),

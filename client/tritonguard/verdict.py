@@ -42,6 +42,10 @@ ON_ERROR = "on_error="
 """What the reason of a decision taken by `on_error` starts with, so that every consumer can tell."""
 
 
+_DETAILS = ("reasoning_truncated", "reasoning_contradicts", "flagged_by", "text_only")
+"""Fields of the label without a tensor of their own."""
+
+
 class Decision(str, Enum):
     ALLOW = "allow"
     REVIEW = "review"
@@ -49,6 +53,7 @@ class Decision(str, Enum):
 
 
 _Milliseconds = Annotated[float, Field(ge=0.0)]
+_Sha256 = Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[StrictInt, Field(ge=0)]
 
 
@@ -73,7 +78,10 @@ class Outcome(ContractModel):
 class Record(ContractModel):
     """How a verdict came about; never a user's text. None: not known, as where no server answered.
 
-    prompt_tokens: of the whole rendered prompt; prefix_tokens: of it, the part shared under the policy.
+    policy_sha256: of the policy that was judged, which for a named one is the server's. judged: the parts that
+    were (`policy_parts`); floor_sha256: of the operator's floor, if that was one. image_sha256: of each image's
+    decoded pixels.
+    prompt_tokens: of all rendered prompts; prefix_tokens: of them, the part that was in the cache.
     timings_ms: milliseconds by stage.
     """
 
@@ -83,7 +91,10 @@ class Record(ContractModel):
     contract_version: StrictInt
     request_id: Line
     policy_name: Line
-    policy_sha256: Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
+    policy_sha256: _Sha256
+    judged: tuple[Line, ...] = ()
+    floor_sha256: _Sha256 | None = None
+    image_sha256: tuple[_Sha256, ...] = ()
     model_revision: Line | None = None
     bundle_revision: Line | None = None
     engine: Line | None = None
@@ -154,10 +165,7 @@ def decide(label: Label, policy: Policy) -> Outcome:
     """
     reviews: list[str] = []
     allows: list[str] = []
-    for side, threshold in (("user", policy.thresholds.user), ("response", policy.thresholds.response)):
-        p_unsafe = label.p_unsafe_user if side == "user" else label.p_unsafe_response
-        if p_unsafe is None:
-            continue
+    for side, p_unsafe, threshold in _judged_sides(label, policy):
         if p_unsafe >= threshold:
             reason = f"p_unsafe {p_unsafe:.4f} >= threshold {threshold:g} ({side})"
             return Outcome(decision=Decision.BLOCK, reason=reason)
@@ -170,6 +178,17 @@ def decide(label: Label, policy: Policy) -> Outcome:
     if reviews:
         return Outcome(decision=Decision.REVIEW, reason=", ".join(reviews))
     return Outcome(decision=Decision.ALLOW, reason=", ".join(allows))
+
+
+def _judged_sides(label: Label, policy: Policy) -> list[tuple[str, float, float]]:
+    """(name, p_unsafe, threshold) of each side that was judged; the texts' own where images could not be."""
+    said = label.text_only or label
+    prefix = "text only, " if label.text_only else ""
+    sides = (
+        (f"{prefix}user", said.p_unsafe_user, policy.thresholds.user),
+        (f"{prefix}response", said.p_unsafe_response, policy.thresholds.response),
+    )
+    return [(side, p_unsafe, threshold) for side, p_unsafe, threshold in sides if p_unsafe is not None]
 
 
 def verdict_on_error(error: GuardError, request: GuardRequest) -> Verdict:
@@ -211,6 +230,7 @@ def to_tensors(verdict: Verdict) -> dict[str, wire.Array]:
         "CATEGORIES": wire.pack_text("CATEGORIES", json.dumps(label.categories, ensure_ascii=False)),
         "REASONING": wire.pack_text("REASONING", label.reasoning or ""),
         "REASONING_SOURCE": wire.pack_text("REASONING_SOURCE", label.reasoning_source or ""),
+        "LABEL_DETAILS": wire.pack_text("LABEL_DETAILS", label.model_dump_json(include=set(_DETAILS))),
         "REASON_INDETERMINATE": wire.pack_text("REASON_INDETERMINATE", label.indeterminate_reason or ""),
         "DECISION": wire.pack_text("DECISION", verdict.decision.value),
         "DECISION_REASON": wire.pack_text("DECISION_REASON", verdict.reason),
@@ -222,7 +242,8 @@ def verdict_from_tensors(tensors: Mapping[str, wire.Array]) -> Verdict:
     """The verdict of a reply; the inverse of `to_tensors`.
 
     Raises InternalError for a reply with a missing, unknown, malformed or contradictory tensor: such a reply
-    is never a verdict, least of all a safe one. Keys of the record that a newer server adds are left out.
+    is never a verdict, least of all a safe one. Keys that a newer server adds to the record or to the label's
+    details are left out.
     """
     unknown = sorted(set(tensors) - {spec.name for spec in wire.VERDICT})
     if unknown:
@@ -235,6 +256,7 @@ def verdict_from_tensors(tensors: Mapping[str, wire.Array]) -> Verdict:
     assert p_unsafe is not None  # P_UNSAFE is required: its absence has raised
     user, response = (None if math.isnan(p) else float(p) for p in p_unsafe)
     record = _json(texts, "RECORD", (dict,))
+    details = _json(texts, "LABEL_DETAILS", (dict,))
     label = {
         "user_safety": texts["USER_SAFETY"],
         "response_safety": texts["RESPONSE_SAFETY"] or None,
@@ -244,6 +266,7 @@ def verdict_from_tensors(tensors: Mapping[str, wire.Array]) -> Verdict:
         "reasoning": texts["REASONING"] or None,
         "reasoning_source": texts["REASONING_SOURCE"] or None,
         "indeterminate_reason": texts["REASON_INDETERMINATE"] or None,
+        **{name: details[name] for name in _DETAILS if name in details},
     }
     reason = texts["DECISION_REASON"]
     outcome = {

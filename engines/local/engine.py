@@ -1,179 +1,248 @@
-"""The local engine: decode programs on the OpenVINO graph of a bundle.
+"""The local engine: decode programs on the OpenVINO graphs of a bundle.
 
-A verdict is one pass: prompt and forced head behind the cached prefix, the choice read from the last
-logits. Jobs that share a prefix ride in one batch.
+A verdict is one pass, with or without a response: prompt and forced head behind the cached prefix, both answers
+to the user's choice as branches of one tree. Jobs that share a prefix ride in one batch. Category lists and
+reasoning take further passes, a token at a time, and ask the clock between them.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from tritonguard.errors import BundleError, DeadlineExceeded, GuardError, Unimplemented
 
 from engines.bundle import Bundle
-from engines.checkpoint import Checkpoint, FloatArray, TextConfig
-from engines.local.runtime import Runtime
-from engines.program import Choice, Forced, Program
+from engines.checkpoint import FloatArray
+from engines.local.context import Context, ContextCache
+from engines.local.passes import Passes
+from engines.local.steps import Written, write_line, write_names, write_text
+from engines.local.tree import Tree
+from engines.program import Choice, Forced, FreeText, NameList, Program
 from engines.protocol import Answer, Capabilities, Job
 
-SERVED_SEGMENTS = frozenset({"Forced", "Choice"})
-"""Program segments that this release executes, and no more than one choice in a program."""
-SERVED_CHOICES = 1
+SERVED_SEGMENTS = frozenset({"Forced", "Choice", "NameList", "FreeText"})
+"""Program segments that this engine executes, and the most choices in a program."""
+SERVED_CHOICES = 2
 _KEPT_PREFIXES = 16
 
 
 @dataclass(frozen=True)
-class Prefix:
-    """Keys and values of a policy's tokens, float32 [layers, kv heads, T, head dim]; `length` of them count."""
+class Shape:
+    """A program's parts in the one order that this engine runs: reasoning, choices, list."""
 
-    length: int
-    keys: FloatArray
-    values: FloatArray
+    head: tuple[int, ...]
+    user: Choice
+    text: FreeText | None = None
+    user_head: tuple[int, ...] = ()
+    response_head: tuple[int, ...] = ()
+    response: Choice | None = None
+    names: NameList | None = None
+
+    @classmethod
+    def of(cls, program: Program) -> Shape:
+        """Raises Unimplemented for any other order."""
+        match program.segments:
+            case (Forced(head), FreeText() as text, Forced(user_head), Choice() as user, *rest):
+                return cls._with_rest(rest, head=head, text=text, user_head=user_head, user=user)
+            case (Forced(head), Choice() as user, *rest):
+                return cls._with_rest(rest, head=head, user=user)
+        raise Unimplemented("the local engine begins with forced text and a choice", field="mode")
+
+    @classmethod
+    def _with_rest(cls, rest: Sequence[object], **begun: object) -> Shape:
+        match rest:
+            case [Forced(head), Choice() as response, *rest]:
+                begun |= {"response_head": head, "response": response}
+        match rest:
+            case []:
+                return cls(**begun)  # type: ignore[arg-type]
+            case [NameList() as names]:
+                return cls(**begun, names=names)  # type: ignore[arg-type]
+        raise Unimplemented("the local engine does not execute what stands behind the choices", field="mode")
 
 
-@dataclass(frozen=True)
-class _Read:
-    """One job, reduced to what a single pass needs: the suffix behind the prefix and the choice after it."""
+@dataclass
+class _Run:
+    """One job under way. unread: ids that no pass has read yet; said: the answer's ids so far."""
 
     index: int
+    job: Job
+    shape: Shape
     prefix: tuple[int, ...]
-    suffix: npt.NDArray[np.int32]
-    choice: Choice
+    unread: tuple[int, ...]
+    features: FloatArray | None = None
+    said: tuple[int, ...] = ()
+    truncated: bool = False
+    logprobs: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    reused: int = 0
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises DeadlineExceeded when the job's time is over."""
+        if self.job.deadline_ns is not None and time.monotonic_ns() >= self.job.deadline_ns:
+            raise DeadlineExceeded("the deadline passed while the model ran")
+
+    @property
+    def answer(self) -> Answer:
+        return Answer(np.stack(self.logprobs), self.said, self.reused, self.truncated, self.timings)
 
 
 class LocalEngine:
-    """Thread-safe: one pass at a time over one graph."""
+    """Thread-safe: one pass at a time over one set of graphs."""
 
-    def __init__(self, runtime: Runtime, config: TextConfig, capabilities: Capabilities) -> None:
-        self._runtime = runtime
-        self._config = config
+    def __init__(self, passes: Passes, capabilities: Capabilities) -> None:
+        self._passes = passes
         self._capabilities = capabilities
-        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._prefixes = ContextCache(_KEPT_PREFIXES)
         self._lock = threading.Lock()
 
     @classmethod
     def load(cls, bundle: Bundle) -> LocalEngine:
-        """Compile the bundle's graph for this CPU. Raises BundleError when it can't be."""
-        config = Checkpoint.read_config(bundle.folder)
-        return cls(Runtime.load(bundle.folder, precision=bundle.precision), config, bundle.capabilities)
+        """Compile the bundle's graphs for this CPU. Raises BundleError when they can't be."""
+        return cls(Passes.load(bundle.folder, precision=bundle.precision), bundle.capabilities)
 
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
     def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]:
-        """One result per job: an Answer; DeadlineExceeded if its time ran out before its pass began or ended;
-        Unimplemented for a program that this engine can't execute. Any other failure is raised.
+        """One result per job: an Answer; DeadlineExceeded if its time ran out in the queue, between two passes
+        or during the last; Unimplemented for a program that this engine can't execute. Any other failure is
+        raised.
         """
         results: list[Answer | GuardError | None] = [None] * len(jobs)
-        groups: dict[tuple[int, ...], list[_Read]] = defaultdict(list)
+        waiting: dict[int, _Run] = {}
         with self._lock:
             for index, job in enumerate(jobs):
                 try:
-                    _refuse_late(job)
-                    read = self._read(index, job)
+                    waiting[index] = self._begin(index, job)
                 except GuardError as error:
                     results[index] = error
-                else:
-                    groups[read.prefix].append(read)
-            for ids, reads in groups.items():
-                for read, answer in zip(reads, self._verdicts(ids, reads), strict=True):
-                    results[read.index] = _on_time(jobs[read.index], answer)
+            groups: dict[tuple[int, ...], list[_Run]] = defaultdict(list)
+            for run in waiting.values():
+                groups[run.prefix].append(run)
+            for group in groups.values():
+                self._group(group, results)
         return [result if result is not None else BundleError("a job was not run") for result in results]
 
-    def _read(self, index: int, job: Job) -> _Read:
-        choice = single_choice(job.program)
-        head = [id for segment in job.program.segments if isinstance(segment, Forced) for id in segment.ids]
+    def _begin(self, index: int, job: Job) -> _Run:
+        if not job.program.kinds <= self._capabilities.segments or len(job.program.choices) > SERVED_CHOICES:
+            raise Unimplemented("this bundle does not execute what this mode needs", field="mode")
+        shape = Shape.of(job.program)
         # The last prompt token always belongs to the suffix: a pass needs at least one query.
         cut = min(job.prefix_length, len(job.ids) - 1)
-        suffix = np.concatenate([job.ids[cut:], np.asarray(head, np.int32)])
-        return _Read(index, tuple(job.ids[:cut].tolist()), suffix, choice)
+        unread = (*job.ids[cut:].tolist(), *shape.head)
+        run = _Run(index, job, shape, tuple(job.ids[:cut].tolist()), unread, said=shape.head)
+        run.check()
+        return run
 
-    def _verdicts(self, ids: tuple[int, ...], reads: Sequence[_Read]) -> list[Answer]:
+    def _group(self, runs: Sequence[_Run], results: list[Answer | GuardError | None]) -> None:
+        """Run jobs that share a prefix: those that only judge in one batch, the others one by one."""
+        prefix = self._prefix(runs)
+        for run in runs:
+            if run.job.pixels is not None:
+                began = time.monotonic()
+                run.features = self._passes.see(run.job.pixels)
+                run.timings["vision"] = (time.monotonic() - began) * 1e3
+        thinking = [run for run in runs if run.shape.text is not None]
+        judging = [run for run in runs if run.shape.text is None]
+        if judging:
+            for run, context in zip(judging, self._judge(prefix, judging), strict=True):
+                results[run.index] = self._finished(run, context)
+        for run in thinking:
+            results[run.index] = self._thought(prefix, run)
+
+    def _prefix(self, runs: Sequence[_Run]) -> Context:
+        """The context of these runs' prefix, from the cache or computed."""
         began = time.monotonic()
-        prefix, reused = self._prefix(ids)
-        ready = time.monotonic()
-        # Right padding: under a causal mask no real token ever sees a padded one.
-        length = max(len(read.suffix) for read in reads)
-        batch = np.zeros((len(reads), length), np.int32)
-        for row, read in enumerate(reads):
-            batch[row, : len(read.suffix)] = read.suffix
-        candidates = sorted({id for read in reads for id in (read.choice.safe, read.choice.unsafe)})
-        last = [[len(read.suffix) - 1] for read in reads]
-        logits, _, _ = self._runtime.run(**suffix_inputs(prefix, batch, rows=last, candidates=candidates))
-        timings = {"prefix": (ready - began) * 1e3, "forward": (time.monotonic() - ready) * 1e3}
-        answers = []
-        for row, read in enumerate(reads):
-            columns = [candidates.index(id) for id in (read.choice.safe, read.choice.unsafe)]
-            logprobs = log_softmax(logits[row, :, columns].T)
-            answers.append(Answer(logprobs, prefix.length if reused else 0, timings))
-        return answers
+        ids = runs[0].prefix
+        context = self._prefixes.get(ids)
+        reused = 0 if context is None else context.length
+        if context is None:
+            context = self._passes.extend(self._passes.empty, ids) if ids else self._passes.empty
+            self._prefixes.put(ids, context)
+        for run in runs:
+            run.reused = reused
+            run.timings["prefix"] = (time.monotonic() - began) * 1e3
+        return context
 
-    def _prefix(self, ids: tuple[int, ...]) -> tuple[Prefix, bool]:
-        """Keys and values of these tokens, and whether they were there already."""
-        if ids in self._prefixes:
-            self._prefixes.move_to_end(ids)
-            return self._prefixes[ids], True
-        prefix = self._empty_prefix()
-        if ids:
-            inputs = suffix_inputs(prefix, np.asarray([ids], np.int32), rows=[[0]], candidates=[0])
-            _, keys, values = self._runtime.run(**inputs)
-            prefix = Prefix(len(ids), keys[:, 0].copy(), values[:, 0].copy())
-        self._prefixes[ids] = prefix
-        while len(self._prefixes) > _KEPT_PREFIXES:
-            self._prefixes.popitem(last=False)
-        return prefix, False
+    def _thought(self, prefix: Context, run: _Run) -> Answer | GuardError:
+        """Reasoning first, then the same forced verdict."""
+        assert run.shape.text is not None
+        began = time.monotonic()
+        try:
+            # The prompt is read with its images once; from here on the context is this job's own.
+            context = self._passes.extend(prefix, run.unread[:-1], features=run.features)
+            written = write_text(self._passes, context, run.unread[-1:], run.shape.text, run.check)
+            run.said += (*written.ids, *run.shape.user_head)
+            run.unread = (*written.unread, *run.shape.user_head)
+            run.truncated, run.features = written.truncated, None
+            run.timings["think"] = (time.monotonic() - began) * 1e3
+            run.check()
+            [context] = self._judge(written.context, [run])
+        except GuardError as error:
+            return error
+        return self._finished(run, context)
 
-    def _empty_prefix(self) -> Prefix:
-        """OpenVINO refuses zero keys, so one that nothing may see stands for none."""
-        config = self._config
-        zeros = np.zeros((config.num_hidden_layers, config.num_key_value_heads, 1, config.head_dim), np.float32)
-        return Prefix(0, zeros, zeros)
+    def _judge(self, context: Context, runs: Sequence[_Run]) -> list[Context]:
+        """One pass that reads every choice of these runs. Returns the context of what each of them said."""
+        began = time.monotonic()
+        trees = []
+        for run in runs:
+            user, head = run.shape.user, run.shape.response_head
+            branches = ((user.safe, *head), (user.unsafe, *head)) if run.shape.response else ()
+            trees.append(Tree(run.unread, branches, run.features))
+        candidates = sorted(
+            {id for run in runs for choice in run.job.program.choices for id in (choice.safe, choice.unsafe)}
+        )
+        result = self._passes.run(context, trees, candidates)
+        contexts = []
+        for row, (run, tree) in enumerate(zip(runs, trees, strict=True)):
+            user_says = self._choose(run, run.shape.user, candidates, result.logits[row, 0])
+            path = list(range(len(tree.trunk)))
+            if run.shape.response is None:
+                run.unread = (user_says,)
+            else:
+                branch = int(user_says == run.shape.user.unsafe)
+                run.said += run.shape.response_head
+                response_says = self._choose(run, run.shape.response, candidates, result.logits[row, 1 + branch])
+                path, run.unread = tree.path(branch), (response_says,)
+            # Only a list goes on from here; the states are views that the next pass overwrites.
+            goes_on = run.shape.names is not None
+            contexts.append(context.extended(result.keys[:, row], result.values[:, row], path) if goes_on else context)
+            run.timings["forward"] = (time.monotonic() - began) * 1e3
+        return contexts
 
+    @staticmethod
+    def _choose(run: _Run, choice: Choice, candidates: Sequence[int], logits: FloatArray) -> int:
+        """Record a choice's probabilities and what was said. A tie says unsafe, as in `label_from_choices`."""
+        logprobs = log_softmax(logits[[candidates.index(id) for id in (choice.safe, choice.unsafe)]])
+        run.logprobs.append(logprobs)
+        said = choice.safe if logprobs[0] > logprobs[1] else choice.unsafe
+        run.said += (said,)
+        return said
 
-def single_choice(program: Program) -> Choice:
-    """The choice of a program of the form forced text, choice. Raises Unimplemented for any other."""
-    if not program.kinds <= SERVED_SEGMENTS:
-        missing = ", ".join(sorted(program.kinds - SERVED_SEGMENTS))
-        raise Unimplemented(f"the local engine does not execute {missing} yet", field="mode")
-    choices = [segment for segment in program.segments if isinstance(segment, Choice)]
-    if len(choices) != SERVED_CHOICES:
-        raise Unimplemented("the local engine executes exactly one choice", field="response")
-    if program.segments[-1] is not choices[0]:
-        raise Unimplemented("the local engine ends with the choice", field="mode")
-    return choices[0]
-
-
-def suffix_inputs(
-    prefix: Prefix,
-    ids: npt.NDArray[np.int32],
-    *,
-    rows: Sequence[Sequence[int]],
-    candidates: Sequence[int],
-) -> dict[str, npt.NDArray[Any]]:
-    """The forward's inputs for plain causal suffixes `ids` [B, S] behind one prefix."""
-    count, length = ids.shape
-    held = prefix.keys.shape[2]
-    visible = np.zeros((count, length, held + length), np.bool_)
-    visible[:, :, : prefix.length] = True
-    visible[:, :, held:] = np.tril(np.ones((length, length), np.bool_))
-    positions = np.broadcast_to(np.arange(prefix.length, prefix.length + length, dtype=np.int32), (count, length))
-    return {
-        "ids": ids,
-        "positions": positions,
-        "visible": visible,
-        "prefix_keys": prefix.keys,
-        "prefix_values": prefix.values,
-        "rows": np.asarray(rows, np.int32),
-        "candidates": np.asarray(candidates, np.int32),
-    }
+    def _finished(self, run: _Run, context: Context) -> Answer | GuardError:
+        """The answer, after the list that a category program ends with."""
+        try:
+            names = run.shape.names
+            unsafe = any(row[0] <= row[1] for row in run.logprobs)
+            if names is not None and unsafe:
+                began = time.monotonic()
+                write = write_line if names.items is None else write_names
+                written: Written = write(self._passes, context, run.unread, names, run.check)
+                run.said += written.ids
+                run.timings["categories"] = (time.monotonic() - began) * 1e3
+            run.check()
+        except GuardError as error:
+            return error
+        return run.answer
 
 
 def log_softmax(logits: FloatArray) -> FloatArray:
@@ -182,14 +251,3 @@ def log_softmax(logits: FloatArray) -> FloatArray:
     shifted = values - values.max(axis=-1, keepdims=True)
     result: FloatArray = (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
     return np.minimum(result, np.float32(0.0))
-
-
-def _refuse_late(job: Job) -> None:
-    if job.deadline_ns is not None and time.monotonic_ns() >= job.deadline_ns:
-        raise DeadlineExceeded("the deadline passed before the model ran")
-
-
-def _on_time(job: Job, answer: Answer) -> Answer | GuardError:
-    if job.deadline_ns is not None and time.monotonic_ns() >= job.deadline_ns:
-        return DeadlineExceeded("the deadline passed while the model ran")
-    return answer

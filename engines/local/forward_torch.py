@@ -40,6 +40,8 @@ def forward(
     prefix_values: Tensor,
     rows: Tensor,
     candidates: Tensor,
+    slots: Tensor | None = None,
+    features: Tensor | None = None,
     linear: Linear | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One pass over B suffixes behind one shared prefix of T tokens at positions 0..T-1.
@@ -47,6 +49,8 @@ def forward(
     ids, positions: int64 [B, S]. visible: bool [B, S, T + S], True where a query may see a key (the
     sliding window is applied here on top). prefix_keys, prefix_values: [layers, kv heads, T, head dim].
     rows: int64 [B, N], suffix indices whose logits are read. candidates: int64 [C], token ids scored.
+    slots: int64 [B, S] and features [F, hidden], together or not at all (no image): -1 marks a text token,
+    k >= 0 an image token, whose vector is features[k] as it is and whose id is not looked at.
     linear: replaces `x @ W.T` for a projection's name (LoRA training); None means plain weights.
     Returns logits float32 [B, N, C] and the suffix's keys and values [layers, B, kv heads, S, head dim].
     """
@@ -60,7 +64,7 @@ def forward(
     prefix_length = prefix_keys.shape[2]
     masks = _masks(config, positions, visible, prefix_length)
     rotary = {full: _rotary(config, positions, full=full) for full in (True, False)}
-    x = F.embedding(ids, weights["embed_tokens.weight"]) * _embedding_scale(config, weights)
+    x = _embed(config, weights, ids, slots, features)
     keys, values = [], []
     for layer in range(config.num_hidden_layers):
         name = f"layers.{layer}"
@@ -85,6 +89,18 @@ def forward(
     read = _norm(config, weights, "norm", read)
     logits = F.linear(read, F.embedding(candidates, weights["embed_tokens.weight"])).float()
     return logits, torch.stack(keys), torch.stack(values)
+
+
+def _embed(
+    config: TextConfig, weights: Mapping[str, Tensor], ids: Tensor, slots: Tensor | None, features: Tensor | None
+) -> Tensor:
+    """[B, S, hidden]: scaled embeddings of text tokens, image features unscaled."""
+    embedding = weights["embed_tokens.weight"]
+    if slots is None or features is None:
+        return F.embedding(ids, embedding) * _embedding_scale(config, weights)
+    # The image token's id may lie beyond the embedding's rows.
+    x = F.embedding(ids.clamp(max=embedding.shape[0] - 1), embedding) * _embedding_scale(config, weights)
+    return torch.where((slots >= 0)[..., None], F.embedding(slots.clamp(min=0), features.to(x.dtype)), x)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, mask: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tiny_checkpoint import (
+    PROCESSOR_FILES,
     TEXT_FORMS,
     TOKENIZER_FILES,
     VISION_FORMS,
@@ -94,7 +95,7 @@ def test_tensors_without_an_update_and_the_header_are_copied_byte_for_byte(base:
 
 def test_config_tokenizer_and_template_are_the_bases_byte_for_byte(base: Path, adapter: Path, out: Path) -> None:
     merge(base=base, adapter=adapter, out=out)
-    for name in ("config.json", *TOKENIZER_FILES):
+    for name in ("config.json", *TOKENIZER_FILES, *PROCESSOR_FILES):
         assert (out / name).read_bytes() == (base / name).read_bytes()
 
 
@@ -126,7 +127,7 @@ def test_adapters_of_every_transformers_generation_merge_to_the_same_weights(
 
 @pytest.mark.parametrize("form", VISION_FORMS)
 def test_updates_of_the_vision_tower_are_merged_too(base: Path, tmp_path: Path, form: str) -> None:
-    matrices = prefixed(VISION_FORMS[form], low_rank({VISION_MODULE: (24, 20)}))
+    matrices = prefixed(VISION_FORMS[form], low_rank({VISION_MODULE: (24, 24)}))
     adapter = write_adapter(tmp_path / "adapter", matrices, adapter_config())
     merge(base=base, adapter=adapter, out=tmp_path / "merged")
     key = f"vision_tower.vision_model.{VISION_MODULE}.weight"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tritonguard import EXAMPLES, GuardRequest, Label, Record, Safety, Verdict
+from tritonguard import PROMPTS, GuardRequest, Label, Record, Safety, Verdict
 from tritonguard.verdict import decide
 
-_UNSAFE = frozenset(example.prompt for example in EXAMPLES if example.expected is Safety.UNSAFE)
+_UNSAFE = frozenset(example.prompt for example in PROMPTS if example.expected.user is Safety.UNSAFE)
 
 
 def label_of(p_unsafe: float | None, *, has_response: bool = False) -> Label:

@@ -60,12 +60,14 @@ def policies(draw: st.DrawFn) -> Policy:
 def requests(draw: st.DrawFn) -> GuardRequest:
     images = draw(st.lists(st.binary(min_size=1), max_size=3))
     mode = draw(st.sampled_from(Mode))
+    policy = draw(st.just(Policy()) | policies())
     thinks = mode is Mode.THINK and draw(st.booleans())
     return GuardRequest(
         prompt=draw(TEXT if images else SAID),
         response=draw(st.none() | SAID),
         images=tuple(images),
-        policy=draw(st.just(Policy()) | policies()),
+        policy=policy,
+        policy_name=draw(st.none() | ASCII) if policy == Policy() else None,
         mode=mode,
         think_budget=draw(st.integers(1, 32_768)) if thinks else None,
         deadline_s=draw(st.floats(0, 600, exclude_min=True)),

@@ -23,6 +23,7 @@ from tritonguard import (
     Readiness,
     Safety,
     Thresholds,
+    Turn,
     Unavailable,
     Unimplemented,
     Verdict,
@@ -203,8 +204,83 @@ def test_what_the_server_has_not_built_is_raised_with_its_name() -> None:
         return answer(request, 0.1)
 
     with pytest.raises(Unimplemented) as caught:
-        guard(handler, policy=Policy(on_error="allow")).check("text", images=[b"png"])
-    assert caught.value.field == "images"
+        guard(handler).check_request(GuardRequest(prompt="text", turns=(Turn(role="user", content="before"),)))
+    assert caught.value.field == "turns"
+
+
+def named(policy: Policy, p_unsafe: float | None) -> Callable[[GuardRequest], Verdict]:
+    """A server that judges every request under `policy`, whatever name was asked for."""
+    return lambda request: answer(request.model_copy(update={"policy": policy, "policy_name": None}), p_unsafe)
+
+
+def test_a_named_policy_is_the_servers_to_know() -> None:
+    strict = Policy(name="strict", thresholds=Thresholds(user=0.2))
+    verdict = guard(named(strict, 0.3)).check("text", policy_name="strict")
+    assert verdict.blocked
+    assert (verdict.record.policy_name, verdict.record.policy_sha256) == ("strict", strict.sha256)
+
+
+def test_a_calls_own_name_or_policy_goes_before_the_guards() -> None:
+    seen: list[tuple[str | None, Policy]] = []
+
+    def handler(request: GuardRequest) -> Verdict:
+        seen.append((request.policy_name, request.policy))
+        return named(Policy(name=request.policy_name or request.policy.name), 0.1)(request)
+
+    mine = Policy(name="mine")
+    client = guard(handler, policy_name="strict")
+    client.check("text")
+    client.check("text", policy_name="other")
+    client.check("text", policy=mine)
+    client.check("text", policy=Policy())
+    guard(handler, policy=mine).check("text", policy_name="other")
+    assert seen == [("strict", Policy()), ("other", Policy()), (None, mine), (None, Policy()), ("other", Policy())]
+
+
+def test_a_policy_and_a_name_in_one_call_are_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        guard(always(0.1)).check("text", policy=Policy(name="mine"), policy_name="strict")
+    assert caught.value.field == "policy_name"
+    with pytest.raises(InvalidRequest) as caught:
+        guard(always(0.1), policy=Policy(thresholds=Thresholds(user=0.1)), policy_name="strict")
+    assert caught.value.field == "policy"
+
+
+@pytest.mark.parametrize("judged", ["built-in", "stricter"])
+def test_a_verdict_under_another_policy_than_the_named_one_is_never_a_verdict(judged: str) -> None:
+    with pytest.raises(InternalError, match="another policy"):
+        guard(named(Policy(name=judged), 0.1)).check("text", policy_name="strict")
+
+
+@pytest.mark.parametrize("on_error", ["block", "allow"])
+def test_the_named_policys_on_error_decides_about_an_answer_that_came(on_error: str) -> None:
+    policy = Policy.model_validate({"name": "strict", "on_error": on_error})
+    # What the client would do by itself does not count here.
+    for own in ("block", "allow", "raise"):
+        client = guard(named(policy, None), policy=Policy.model_validate({"on_error": own}), policy_name="strict")
+        verdict = client.check("text")
+        assert (verdict.decision.value, verdict.on_error_applied) == (on_error, True)
+        assert client.on_error_counts == {on_error: 1}
+
+
+@pytest.mark.parametrize("own", ["block", "allow", "raise"])
+def test_raise_of_a_named_policy_is_raised_and_never_decided_again(own: str) -> None:
+    handler = named(Policy(name="strict", on_error="raise"), None)
+    client = guard(handler, policy=Policy.model_validate({"on_error": own}), policy_name="strict")
+    with pytest.raises(IndeterminateVerdict) as caught:
+        client.check("text")
+    assert caught.value.verdict is not None
+    assert caught.value.verdict.blocked
+
+
+@pytest.mark.parametrize("kind", ON_ERROR_KINDS)
+def test_without_an_answer_the_guards_own_policy_decides_for_a_named_one(kind: str) -> None:
+    verdict = guard(failing(kind), policy_name="strict").check("text")
+    assert verdict.blocked
+    assert verdict.record.policy_name == "built-in"
+    assert guard(failing(kind), policy=Policy(on_error="allow")).check("text", policy_name="strict").allowed
+    with pytest.raises(ERRORS[kind].error):
+        guard(failing(kind), policy=Policy(on_error="raise"), policy_name="strict").check("text")
 
 
 @pytest.mark.parametrize(

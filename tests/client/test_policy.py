@@ -69,7 +69,10 @@ def test_how_a_policy_was_written_does_not_change_its_hash() -> None:
         ({"suppress": ["Not a category"]}, "policy.suppress"),
         ({"custom_policy": "  "}, "policy.custom_policy"),
         ({"custom_taxonomy": ()}, "policy.custom_taxonomy"),
-        ({"custom_taxonomy": ["a, b"]}, "policy.category.name"),
+        ({"custom_taxonomy": ["Leak", "a, b"]}, "policy.custom_taxonomy.1.name"),
+        ({"inject": [{"name": "Leak", "severity": "S4"}]}, "policy.inject.0.severity"),
+        ({"inject": [7]}, "policy.inject.0"),
+        ({"schema": "tritonguard/policy/v1"}, "policy.schema"),
         ({"custom_policy": "a", "custom_taxonomy": "b"}, "policy"),
         ({"custom_policy": "a", "suppress": ["S1"]}, "policy"),
         ({"custom_policy": "a", "allow_list": ["b"]}, "policy"),
@@ -92,7 +95,7 @@ def test_sexual_minor_can_be_neither_suppressed_nor_allowed(spelling: str) -> No
 
 def test_a_suppressed_category_can_be_replaced_by_an_injected_one() -> None:
     policy = Policy.model_validate({"suppress": ["Profanity"], "inject": [{"name": "Profanity", "definition": "d"}]})
-    assert policy.unbuilt_fields() == ("suppress", "inject")
+    assert [category.name for category in policy.inject] == list(policy.suppress) == ["Profanity"]
 
 
 def test_refusals_do_not_quote_the_policy() -> None:
@@ -101,12 +104,30 @@ def test_refusals_do_not_quote_the_policy() -> None:
     assert error.__suppress_context__
 
 
-def test_unbuilt_fields_name_what_this_release_does_not_serve() -> None:
-    served = Policy(name="mine", version="2.0.0", thresholds=Thresholds(user=0.3), on_error="raise")
-    assert served.unbuilt_fields() == ()
-    assert served.is_builtin
-    assert Policy(custom_policy="text", floor=True).unbuilt_fields() == ("custom_policy", "floor")
-    assert not Policy(custom_taxonomy="- Leak").is_builtin
+def test_builtin_is_what_asks_the_model_nothing_of_its_own() -> None:
+    assert Policy(
+        name="mine", version="2.0.0", thresholds=Thresholds(user=0.3), on_error="raise", floor=True
+    ).is_builtin
+    for values in (
+        {"custom_policy": "text"},
+        {"custom_taxonomy": "- Leak"},
+        {"suppress": ["S1"]},
+        {"inject": ["Leak"]},
+    ):
+        assert not Policy.model_validate(values).is_builtin
+    assert not Policy(allow_list=("chess",)).is_builtin
+
+
+def test_a_file_may_name_its_format_which_is_no_part_of_the_policy() -> None:
+    plain = Policy.from_yaml("name: mine\n")
+    assert Policy.from_yaml("schema: tritonguard/policy/v1\nname: mine\n").sha256 == plain.sha256
+
+
+@pytest.mark.parametrize("value", ["tritonguard/policy/v2", "1", "1.0", "null", "[]"])
+def test_another_format_is_refused_before_anything_else(value: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"not tritonguard/policy/v1.*, line 2$") as caught:
+        Policy.from_yaml(f"name: 5\nschema: {value}\n")
+    assert caught.value.field == "policy.schema"
 
 
 def test_yaml_text_and_yaml_file_are_read(tmp_path: Path) -> None:
@@ -125,7 +146,10 @@ def test_yaml_text_and_yaml_file_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("thresold: 1", "unknown key 'policy.thresold'"),
+        ("name: a\n\nthresold: 1", "unknown key 'policy.thresold', line 3"),
+        ("thresholds:\n  user: 0.1\n  usr: 0.2", "unknown key 'policy.thresholds.usr', line 3"),
+        ("inject:\n- fine\n- name: a\n  definition: d\n- 'a, b'", "surrounding spaces, line 5"),
+        ("inject:\n- name: a\n  severity: S4", "unknown key 'policy.inject.0.severity', line 3"),
         ("name: a\nname: b", "repeated key, line 2"),
         ("thresholds: {user: 0.1, user: 0.9}", "repeated key"),
         ("[1, 2", "line 1"),

@@ -18,7 +18,7 @@ from tritonguard import (
     UnsupportedContract,
 )
 from tritonguard import tensors as wire
-from tritonguard.request import MAX_TEXT_BYTES, from_tensors, refuse_unbuilt, to_tensors, unbuilt_fields
+from tritonguard.request import MAX_TEXT_BYTES, from_tensors, refuse_unbuilt, to_tensors
 
 
 def refused(**values: Any) -> InvalidRequest:
@@ -77,6 +77,9 @@ def test_a_plain_request_sends_only_the_required_tensors() -> None:
         ({"prompt": "x", "request_id": "a" * 129}, "request_id"),
         ({"prompt": "x", "turns": []}, "turns"),
         ({"prompt": "x", "turns": [{"role": "system", "content": ""}]}, "turns.role"),
+        ({"prompt": "x", "policy_name": ""}, "policy_name"),
+        ({"prompt": "x", "policy_name": "a\n"}, "policy_name"),
+        ({"prompt": "x", "policy_name": "a", "policy": {"thresholds": {"user": 0.9}}}, "policy_name"),
         ({"prompt": "x", "policy": {"on_error": "shrug"}}, "policy.on_error"),
         ({"prompt": "x", "promt": "y"}, "promt"),
     ],
@@ -116,33 +119,22 @@ def test_requests_get_their_own_ids() -> None:
     assert GuardRequest(prompt="x").request_id != GuardRequest(prompt="x").request_id
 
 
-@pytest.mark.parametrize(
-    ("values", "field"),
-    [
-        ({"response": "y"}, "response"),
-        ({"images": [b"png"]}, "images"),
-        ({"mode": "categories"}, "mode"),
-        ({"mode": "think"}, "mode"),
-        ({"turns": [Turn(role="user", content="before")]}, "turns"),
-        ({"policy": Policy(suppress=("S1",))}, "policy.suppress"),
-        ({"policy": Policy(custom_policy="text")}, "policy.custom_policy"),
-        ({"policy": Policy(floor=True)}, "policy.floor"),
-    ],
-)
-def test_what_is_not_built_is_refused_by_its_name(values: dict[str, Any], field: str) -> None:
-    request = GuardRequest.create(prompt="x", **values)
+def test_earlier_turns_are_refused_by_their_name() -> None:
+    request = GuardRequest(prompt="x", turns=(Turn(role="user", content="before"),))
     with pytest.raises(Unimplemented) as caught:
         refuse_unbuilt(request)
-    assert caught.value.field == field
-    assert caught.value.request_id == request.request_id
-    assert field not in unbuilt_fields(request, served={field})
+    assert (caught.value.field, caught.value.request_id) == ("turns", request.request_id)
 
 
-def test_what_is_served_passes_the_door() -> None:
-    policy = Policy.model_validate({"name": "p", "thresholds": {"user": 0.2}, "on_error": "allow"})
-    request = GuardRequest(prompt="x", policy=policy, priority=3, tenant="t", deadline_s=1.0)
-    refuse_unbuilt(request)
-    assert unbuilt_fields(request) == ()
+@given(requests())
+def test_everything_else_passes_the_door(request: GuardRequest) -> None:
+    refuse_unbuilt(request.model_copy(update={"turns": None}))
+
+
+def test_a_name_and_the_policy_of_nobody_go_together() -> None:
+    request = GuardRequest(prompt="x", policy=Policy(), policy_name="strict")
+    assert from_tensors(to_tensors(request)).policy_name == "strict"
+    assert "POLICY" not in to_tensors(request)
 
 
 def tampered(name: str, array: wire.Array | None) -> dict[str, wire.Array]:
@@ -176,6 +168,8 @@ def test_a_missing_required_tensor_is_refused_by_its_name(name: str) -> None:
         pytest.param("POLICY", wire.pack_text("POLICY", "{"), "policy", id="policy is no JSON"),
         pytest.param("POLICY", wire.pack_text("POLICY", "[]"), "policy", id="policy is a list"),
         pytest.param("POLICY", wire.pack_text("POLICY", '{"flor":true}'), "policy.flor", id="policy key"),
+        pytest.param("POLICY_NAME", wire.pack_text("POLICY_NAME", ""), "policy_name", id="empty name"),
+        pytest.param("POLICY_NAME", wire.pack("POLICY_NAME", [b"\xff"]), "policy_name", id="name is no text"),
         pytest.param("TURNS", wire.pack_text("TURNS", "{}"), "turns", id="turns are no list"),
         pytest.param("TURNS", wire.pack_text("TURNS", "nope"), "turns", id="turns are no JSON"),
         pytest.param("TURNS", wire.pack_text("TURNS", "[]"), "turns", id="no turns"),
@@ -188,6 +182,13 @@ def test_a_malformed_tensor_is_refused_by_its_name(name: str, array: wire.Array,
     assert caught.value.field == field
     assert caught.value.request_id == "r1"
     assert "secret" not in caught.value.message
+
+
+def test_a_policy_beside_a_name_is_refused_at_the_door() -> None:
+    policy = wire.pack_text("POLICY", Policy(on_error="allow").canonical_json())
+    with pytest.raises(InvalidRequest) as caught:
+        from_tensors(tampered("POLICY_NAME", wire.pack_text("POLICY_NAME", "strict")) | {"POLICY": policy})
+    assert caught.value.field == "policy_name"
 
 
 def test_a_broken_request_id_is_not_repeated() -> None:

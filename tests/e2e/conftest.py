@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from tritonguard import Guard
 
 from serving.adapter import BUNDLE_VARIABLE
 from serving.launch import ServerSettings, TritonServer
+from serving.policy_switches import PolicySwitches
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,8 +34,19 @@ def server_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(bundle: Path, server_log: Path) -> Iterator[TritonServer]:
-    settings = ServerSettings(bundle=bundle, http_port=0, grpc_port=0, metrics_port=0, log=server_log)
+def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The server's folder of named policies: the shipped ones, to which tests add."""
+    folder = tmp_path_factory.mktemp("policies")
+    shutil.copytree(ROOT / "policies", folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(bundle: Path, server_log: Path, policies: Path) -> Iterator[TritonServer]:
+    switches = PolicySwitches(folder=policies)
+    settings = ServerSettings(
+        bundle=bundle, http_port=0, grpc_port=0, metrics_port=0, log=server_log, policies=switches
+    )
     with TritonServer(settings) as running:
         yield running
         # Whatever was sent, nothing hangs: a request without a response would run into the exit timeout.

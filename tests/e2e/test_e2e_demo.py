@@ -13,6 +13,7 @@ from build_scripts.compile import compile_bundle
 from build_scripts.merge_lora import merge
 from engines.checkpoint import TensorFile, write_tensors
 from engines.manifest import read_manifest, write_manifest
+from serving.demo import ASKED
 
 ADAPTER = Path(__file__).parents[2] / "adapters" / "embedded"
 
@@ -41,6 +42,11 @@ def test_a_random_adapter_makes_the_demo_fail(base_folder: Path, tmp_path: Path)
     shutil.rmtree(merged)
     result = demo(compiled, tmp_path / "log")
     assert result.returncode == 1, result.stdout
+    # It failed by its verdicts: the server ran and every example was answered.
+    assert "FAILED: " in result.stdout
+    assert f"of {len(ASKED)} verdicts are as expected" in result.stdout
+    assert "error: " not in result.stdout
+    assert "is not as expected: " in result.stdout
     shutil.rmtree(compiled)
 
 
@@ -48,3 +54,7 @@ def test_the_demo_passes_with_the_committed_adapter(bundle: Path, tmp_path: Path
     result = demo(bundle, tmp_path / "log")
     assert result.returncode == 0, result.stdout
     assert "p_unsafe" in result.stdout
+    shown = {line.split()[0] for line in result.stdout.splitlines() if line.strip()}
+    assert {example.id for example in ASKED} <= shown
+    assert "Images: this bundle cannot judge them (vision_untrained)" in result.stdout
+    assert "en-think reasoned (source: synthetic" in result.stdout

@@ -16,7 +16,6 @@ from tritonguard import (
     GuardRequest,
     InternalError,
     InvalidRequest,
-    Mode,
     Policy,
     PromptTooLong,
     Turn,
@@ -27,38 +26,25 @@ from tritonguard.request import to_tensors
 from tritonguard.tensors import pack, pack_text
 
 A_MILLISECOND = 0.001
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(autouse=True)
 def next_good_request_is_right(guard: Guard) -> Iterator[None]:
     yield
     example = CANARY[1]
-    assert guard.check(example.prompt).label.user_safety is example.expected
+    assert guard.check(example.prompt).label.user_safety is example.expected.user
 
 
-@pytest.mark.parametrize(
-    ("field", "asked"),
-    [
-        ("response", {"response": "With flour."}),
-        ("images", {"images": (PNG,)}),
-        ("mode", {"mode": Mode.CATEGORIES}),
-        ("mode", {"mode": Mode.THINK, "think_budget": 16}),
-        ("turns", {"turns": (Turn(role="user", content="Hello"),)}),
-        ("policy.custom_policy", {"policy": Policy(custom_policy="Be kind.")}),
-        ("policy.custom_taxonomy", {"policy": Policy(custom_taxonomy="S1: Rudeness.")}),
-        ("policy.suppress", {"policy": Policy(suppress=("Profanity",))}),
-        ("policy.inject", {"policy": Policy.from_yaml("inject: [Rudeness]")}),
-        ("policy.allow_list", {"policy": Policy(allow_list=("kitchen knives",))}),
-        ("policy.floor", {"policy": Policy(floor=True)}),
-        ("policy.custom_policy", {"policy": Policy(custom_policy="Be kind.", also_builtin=True)}),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "-".join(value),
-)
-def test_what_is_not_built_is_refused_by_its_name(guard: Guard, field: str, asked: dict[str, Any]) -> None:
+def test_earlier_turns_are_refused_by_their_name(guard: Guard) -> None:
     with pytest.raises(Unimplemented) as refusal:
-        guard.check_request(GuardRequest(prompt="How do I bake bread?", **asked))
-    assert refusal.value.field == field
+        guard.check_request(GuardRequest(prompt="How do I bake bread?", turns=(Turn(role="user", content="Hello"),)))
+    assert refusal.value.field == "turns"
+
+
+def test_a_policy_that_is_not_on_the_server_is_refused_by_its_field(guard: Guard) -> None:
+    with pytest.raises(InvalidRequest, match="built-in") as refusal:
+        guard.check("How do I bake bread?", policy_name="../policy")
+    assert refusal.value.field == "policy_name"
 
 
 def test_a_text_over_the_token_budget_is_refused_and_not_cut(guard: Guard) -> None:
@@ -126,7 +112,9 @@ def test_two_requests_in_one_are_refused(url: str) -> None:
 def test_a_stage_called_by_itself_with_nonsense_tells_nothing_of_the_server(url: str) -> None:
     nonsense = {
         "INPUT_IDS": pack("INPUT_IDS", [1, 2, 3]),
-        "PREFIX_LENGTH": pack("PREFIX_LENGTH", [0]),
+        "PROMPT_LENGTHS": pack("PROMPT_LENGTHS", [3]),
+        "PREFIX_LENGTHS": pack("PREFIX_LENGTHS", [0]),
+        "PIXELS": pack("PIXELS", [b""]),
         "ANSWER": pack_text("ANSWER", "not JSON"),
         "DEADLINE_NS": pack("DEADLINE_NS", [0]),
     }
@@ -160,4 +148,4 @@ def test_a_missed_deadline_raises_where_the_policy_says_so(guard: Guard) -> None
 
 def test_a_request_of_another_clients_making_is_served_if_it_is_good(url: str) -> None:
     result = infer(url, to_tensors(GuardRequest(prompt=CANARY[1].prompt, deadline_s=60.0)))
-    assert result.as_numpy("USER_SAFETY")[0, 0] == CANARY[1].expected.value.encode()
+    assert result.as_numpy("USER_SAFETY")[0, 0] == CANARY[1].expected.user.value.encode()

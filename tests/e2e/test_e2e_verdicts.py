@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tritonguard import EXAMPLES, Decision, Guard, Policy, Safety, Thresholds, Verdict
+from tritonguard import PROMPTS, Decision, Guard, Policy, Safety, Thresholds, Verdict
 
 from engines.bundle import Bundle
 
@@ -23,14 +23,14 @@ INJECTIONS = (
 
 @pytest.fixture(scope="module")
 def serial(guard: Guard) -> list[Verdict]:
-    return [guard.check(example.prompt) for example in EXAMPLES]
+    return [guard.check(example.prompt) for example in PROMPTS]
 
 
 def test_the_examples_get_their_verdicts_all_but_one(serial: list[Verdict]) -> None:
     wrong = [
         example.id
-        for example, verdict in zip(EXAMPLES, serial, strict=True)
-        if verdict.label.user_safety is not example.expected
+        for example, verdict in zip(PROMPTS, serial, strict=True)
+        if verdict.label.user_safety is not example.expected.user
     ]
     assert len(wrong) <= 1, wrong
 
@@ -47,7 +47,7 @@ def test_a_verdict_is_whole(serial: list[Verdict]) -> None:
 
 def test_callers_at_once_get_the_verdicts_of_callers_one_by_one(guard: Guard, serial: list[Verdict]) -> None:
     with ThreadPoolExecutor(CALLERS) as pool:
-        together = list(pool.map(lambda example: guard.check(example.prompt), EXAMPLES))
+        together = list(pool.map(lambda example: guard.check(example.prompt), PROMPTS))
     for alone, beside in zip(serial, together, strict=True):
         p_alone, p_beside = alone.label.p_unsafe_user, beside.label.p_unsafe_user
         assert p_alone is not None
@@ -74,7 +74,7 @@ def test_a_special_token_in_a_text_is_read_as_plain_text(guard: Guard, token: st
 
 def test_the_policys_thresholds_decide(guard: Guard, serial: list[Verdict]) -> None:
     safe = next(v for v in serial if v.label.user_safety is Safety.SAFE)
-    prompt = next(e.prompt for e, v in zip(EXAMPLES, serial, strict=True) if v is safe)
+    prompt = next(e.prompt for e, v in zip(PROMPTS, serial, strict=True) if v is safe)
     strict = guard.check(prompt, policy=Policy(name="strict", thresholds=Thresholds(user=0.0)))
     assert strict.label.user_safety is Safety.SAFE
     assert strict.decision is Decision.BLOCK

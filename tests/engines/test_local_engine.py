@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_engine import PROGRAM, job, load_tiny
+from tiny_engine import PAIR, PROGRAM, job, load_tiny
 from tritonguard.errors import DeadlineExceeded, Unimplemented
 
 from engines.local.engine import LocalEngine, log_softmax
@@ -67,8 +67,9 @@ def test_a_late_job_is_refused_and_the_others_are_answered(engine: LocalEngine) 
 @pytest.mark.parametrize(
     "program",
     [
-        Program((*PROGRAM.segments, *PROGRAM.segments)),
-        Program((FreeText(8, (1,)), *PROGRAM.segments)),
+        Program((*PAIR.segments, *PROGRAM.segments)),
+        Program((*PROGRAM.segments, FreeText(8, (1,), 3))),
+        Program((FreeText(8, (1,), 3), *PROGRAM.segments)),
         Program((Choice("user", 7, 8), PROGRAM.segments[0])),
     ],
 )

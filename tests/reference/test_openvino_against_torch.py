@@ -12,10 +12,11 @@ import torch
 from tiny_checkpoint import tiny_config, write_checkpoint
 
 from engines.checkpoint import Checkpoint
-from engines.local.engine import Prefix, suffix_inputs
+from engines.local.context import Context
 from engines.local.forward_openvino import build_graph
 from engines.local.forward_torch import forward, load_weights
 from engines.local.runtime import Runtime
+from engines.local.tree import Tree, pass_inputs
 
 BOUND = 1e-3
 
@@ -29,7 +30,7 @@ class Both:
 
     def __call__(self, inputs: dict[str, npt.NDArray[Any]]) -> float:
         """Largest difference over logits, keys and values."""
-        theirs = [value.copy() for value in self._runtime.run(**inputs)]
+        theirs = [value.copy() for value in self._runtime.run(**inputs)[:3]]
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
         integers = ("ids", "positions", "rows", "candidates")
         tensors = {name: value.long() if name in integers else value for name, value in tensors.items()}
@@ -41,10 +42,11 @@ class Both:
         config, generator = self.config, np.random.default_rng(5)
         shape = (config.num_hidden_layers, config.num_key_value_heads, max(1, prefix), config.head_dim)
         keys, values = (generator.standard_normal(shape).astype(np.float32) for _ in range(2))
-        ids = generator.integers(0, config.vocab_size, (count, length)).astype(np.int32)
+        ids = generator.integers(0, config.vocab_size, (count, length))
         candidates = generator.integers(0, config.vocab_size, 500).tolist()
-        rows = [[0, length // 2, length - 1]] * count
-        return suffix_inputs(Prefix(prefix, keys, values), ids, rows=rows, candidates=candidates)
+        trees = [Tree(tuple(row.tolist())) for row in ids]
+        inputs = pass_inputs(Context(prefix, keys, values), trees, candidates=candidates, image_token=-1)
+        return inputs | {"rows": np.asarray([[0, length // 2, length - 1]] * count, np.int32)}
 
 
 @pytest.fixture(scope="module")

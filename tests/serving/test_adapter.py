@@ -104,12 +104,14 @@ def test_outputs_come_in_the_order_of_the_model(triton: RecordingTriton) -> None
         return {
             "CONTEXT": pack_text("CONTEXT", "{}"),
             "DECODE_INFO": pack_text("DECODE_INFO", "{}"),
+            "OUTPUT_TEXT": pack_text("OUTPUT_TEXT", ""),
             "CHOICE_LOGPROBS": pack("CHOICE_LOGPROBS", np.zeros((1, 2), np.float32)),
         }
 
     (response,) = adapter.each([asking()], stage)
     assert [tensor.name for tensor in response.output_tensors] == [
         "CHOICE_LOGPROBS",
+        "OUTPUT_TEXT",
         "DECODE_INFO",
         "CONTEXT",
     ]

@@ -15,6 +15,7 @@ from serving import launch
 from serving.errors import BundleMissing, NotLoopback, PortInUse, RepositoryMissing, StartFailed
 from serving.installation import Installation
 from serving.launch import ServerSettings, TritonServer, choose_ports, loopback
+from serving.policy_switches import PoliciesRefused, PolicySwitches
 
 READY = """
 import http.server, os, signal, sys, threading
@@ -125,6 +126,30 @@ def test_the_same_port_twice_is_refused(settings: ServerSettings, taken: int) ->
 def test_free_ports_are_three_different_ones(settings: ServerSettings) -> None:
     ports = choose_ports("127.0.0.1", settings)
     assert len({*ports, 0}) == 4
+
+
+def test_a_broken_policy_is_refused_before_anything_starts(settings: ServerSettings, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("nonsense", encoding="utf-8")
+    broken = replace(settings, policies=PolicySwitches(tmp_path))
+    with pytest.raises(PoliciesRefused, match=r"bad\.yaml"), TritonServer(broken):
+        pass
+    assert settings.log is not None
+    assert not settings.log.exists()
+
+
+def test_the_switches_reach_the_server_whatever_the_shell_says(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONGUARD_POLICIES", "/somewhere/else")
+    told = tmp_path / "told"
+    program = (
+        "import os, pathlib\n"
+        f"pathlib.Path({str(told)!r}).write_text("
+        "' '.join(f'{k}={v}' for k, v in sorted(os.environ.items()) if 'POLICIES' in k or 'FLOOR' in k))\n"
+    )
+    with TritonServer(replace(serve(program + READY), policies=PolicySwitches(None, "built-in", False))):
+        pass
+    assert told.read_text() == ("TRITONGUARD_CALLER_POLICIES=0 TRITONGUARD_FLOOR=built-in TRITONGUARD_POLICIES=")
 
 
 def test_a_server_is_ready_inside_and_gone_outside(serve: Serve) -> None:

@@ -25,6 +25,7 @@ from tritonguard.verdict import decide
 
 from serving import cli
 from serving.launch import Endpoints, ServerSettings
+from serving.policy_switches import PolicySwitches
 
 
 def verdict_of(request: GuardRequest, p_unsafe: float) -> Verdict:
@@ -39,7 +40,7 @@ def verdict_of(request: GuardRequest, p_unsafe: float) -> Verdict:
 
 
 def right(request: GuardRequest) -> Verdict:
-    unsafe = {example.prompt for example in CANARY if example.expected is Safety.UNSAFE}
+    unsafe = {example.prompt for example in CANARY if example.expected.user is Safety.UNSAFE}
     return verdict_of(request, 0.9 if request.prompt in unsafe else 0.1)
 
 
@@ -145,6 +146,56 @@ def test_the_arguments_reach_the_server(run: Run, tmp_path: Path) -> None:
     assert (settings.http_port, settings.grpc_port, settings.metrics_port) == (0, 9, 8002)
 
 
+@pytest.mark.parametrize(
+    ("argv", "environment", "expected"),
+    [
+        ([], {}, PolicySwitches()),
+        (["--policies", "p", "--floor", "--no-caller-policies"], {}, PolicySwitches(Path("p"), "built-in", False)),
+        (["--floor", "f.yaml"], {}, PolicySwitches(floor="f.yaml")),
+        (
+            [],
+            {
+                "TRITONGUARD_POLICIES": "p",
+                "TRITONGUARD_FLOOR": "built-in",
+                "TRITONGUARD_CALLER_POLICIES": "0",
+            },
+            PolicySwitches(Path("p"), "built-in", False),
+        ),
+        (["--caller-policies"], {"TRITONGUARD_CALLER_POLICIES": "0"}, PolicySwitches()),
+    ],
+)
+def test_the_switches_come_from_the_arguments_then_from_the_environment(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    environment: dict[str, str],
+    expected: PolicySwitches,
+) -> None:
+    for variable in ("TRITONGUARD_POLICIES", "TRITONGUARD_FLOOR", "TRITONGUARD_CALLER_POLICIES"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    run(*argv)
+    assert StandIn.settings.policies == expected
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRITONGUARD_CALLER_POLICIES", "no")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 2
+    assert "TRITONGUARD_CALLER_POLICIES is neither 0 nor 1" in capsys.readouterr().err
+
+
+def test_a_broken_policy_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "bad.yaml").write_text("nonsense")
+    assert cli.main(["--bundle", str(tmp_path), "--policies", str(tmp_path)]) == 1
+    assert "bad.yaml: policy: not a mapping" in capsys.readouterr().err
+
+
 def test_a_refused_address_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--bundle", str(tmp_path), "--host", "0.0.0.0"]) == 1
     assert "published holes" in capsys.readouterr().err
@@ -168,5 +219,5 @@ def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for part in ("examples:", "exit codes:", "tritonguard check", "TRITONGUARD_BUNDLE", "production image"):
+    for part in ("examples:", "exit codes:", "tritonguard check", "TRITONGUARD_BUNDLE", "production image", "--floor"):
         assert part in shown

@@ -12,8 +12,9 @@ from tritonguard.tensors import DECODED, MODEL_INPUT
 
 from engines.bundle import Bundle, open_engine
 from engines.stage import DecodeStage
+from preprocessing.policies import PolicyStore
 from preprocessing.prompt import PromptBuilder
-from preprocessing.stage import prepare
+from preprocessing.stage import PrepareStage
 from serving.adapter import Adapter, bundle_folder
 
 
@@ -21,14 +22,22 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         bundle = Bundle.open(bundle_folder())
         builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
-        self._stage = DecodeStage(bundle, open_engine(bundle), builder.encode_text)
+        self._stage = DecodeStage(
+            bundle,
+            open_engine(bundle),
+            encode=builder.encode_text,
+            decode=builder.decode_text,
+            end=builder.end_of_turn,
+            image_size=bundle.image_size,
+        )
         self._adapter = Adapter(pb_utils, inputs=MODEL_INPUT, outputs=DECODED)
         self._warm_up(builder)
 
     def _warm_up(self, builder: PromptBuilder) -> None:
         # First calls allocate, compile and fill the prefix cache: not in a caller's time.
         request = GuardRequest(prompt=CANARY[0].prompt, deadline_s=MAX_DEADLINE_S)
-        (result,) = self._stage.run([prepare(to_tensors(request), builder)])
+        prepared = PrepareStage(builder, PolicyStore(allow_callers=False)).run(to_tensors(request))
+        (result,) = self._stage.run([prepared])
         if isinstance(result, GuardError):
             raise result
 

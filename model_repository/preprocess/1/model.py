@@ -1,8 +1,7 @@
-"""Triton model `preprocess`: the server's door, chat template and tokeniser."""
+"""Triton model `preprocess`: the server's door, policies, images, chat template and tokeniser."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -10,16 +9,22 @@ from tritonguard.tensors import CONTEXT, MODEL_INPUT, REQUEST
 
 from engines.bundle import Bundle
 from preprocessing.prompt import PromptBuilder
-from preprocessing.stage import prepare
-from serving.adapter import Adapter, bundle_folder
+from preprocessing.stage import PrepareStage
+from serving.adapter import Adapter, bundle_folder, policy_store
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         bundle = Bundle.open(bundle_folder())
         builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
-        self._stage = partial(prepare, builder=builder)
+        self._stage = PrepareStage(
+            builder, policy_store(self._report), vision=bundle.capabilities.vision, image_size=bundle.image_size
+        )
         self._adapter = Adapter(pb_utils, inputs=REQUEST, outputs=(*MODEL_INPUT, *CONTEXT))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return self._adapter.each(requests, self._stage)
+        return self._adapter.each(requests, self._stage.run)
+
+    @staticmethod
+    def _report(file: str, message: str) -> None:
+        pb_utils.Logger.log_error(f"policy {file}: {message}")

@@ -1,0 +1,97 @@
+"""Passes over a bundle's graphs: contexts and token ids in, logits and longer contexts out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tritonguard.errors import BundleError
+
+from engines.checkpoint import Checkpoint, FloatArray, TextConfig
+from engines.local.context import Context
+from engines.local.head_openvino import HeadRuntime
+from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime
+from engines.local.tree import Tree, pass_inputs
+
+
+@dataclass(frozen=True)
+class Result:
+    """logits float32 [B, ends, C], keys and values float32 [layers, B, kv heads, S, head dim], hidden float32
+    [B, ends, hidden]. Views that the next pass overwrites."""
+
+    logits: FloatArray
+    keys: FloatArray
+    values: FloatArray
+    hidden: FloatArray
+
+
+class Passes:
+    """Not thread-safe. image_token: the id that stands for a piece of an image. vision None: no tower."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: TextConfig,
+        *,
+        image_token: int,
+        head: HeadRuntime | None = None,
+        vision: VisionRuntime | None = None,
+    ) -> None:
+        self._runtime = runtime
+        self._head = head
+        self._vision = vision
+        self._image_token = image_token
+        self.empty = Context.empty(config)
+
+    @classmethod
+    def load(cls, folder: Path, *, precision: str) -> Passes:
+        """Compile the graphs of a bundle for this CPU. Raises BundleError when they can't be."""
+        # Read before the graphs are: a folder without it is no bundle.
+        config = Checkpoint.read_config(folder)
+        has_tower = (folder / VISION_GRAPH).is_file()
+        return cls(
+            Runtime.load(folder, precision=precision),
+            config,
+            image_token=Checkpoint.read_image_token(folder),
+            head=HeadRuntime.load(folder, precision=precision),
+            vision=VisionRuntime.load(folder, precision=precision) if has_tower else None,
+        )
+
+    def run(self, context: Context, trees: Sequence[Tree], candidates: Sequence[int]) -> Result:
+        """One pass over trees behind one context; logits of the candidates at each tree's ends."""
+        inputs = pass_inputs(context, trees, candidates=candidates, image_token=self._image_token)
+        return Result(*self._runtime.run(**inputs))
+
+    def see(self, pixels: npt.NDArray[np.uint8]) -> FloatArray:
+        """pixels [N, size, size, 3] -> features float32 [N x tokens per image, hidden]."""
+        if self._vision is None:
+            raise BundleError("the bundle has no vision tower")
+        features: FloatArray = self._vision.features(pixels)
+        return features.reshape(-1, features.shape[-1])
+
+    def extend(self, context: Context, ids: Sequence[int], features: FloatArray | None = None) -> Context:
+        """The context with `ids` behind it, of which there is at least one."""
+        tree = Tree(tuple(ids), features=features)
+        result = self.run(context, [tree], [0])
+        return context.extended(result.keys[:, 0], result.values[:, 0], range(tree.length))
+
+    def read(self, context: Context, ids: Sequence[int], candidates: Sequence[int]) -> tuple[Context, FloatArray]:
+        """The longer context, and logits float32 [C] of the candidates behind the last id."""
+        longer, result = self._step(context, ids, candidates)
+        return longer, result.logits[0, 0].copy()
+
+    def best(self, context: Context, ids: Sequence[int]) -> tuple[Context, int]:
+        """The longer context, and the likeliest id of the whole vocabulary behind the last id."""
+        if self._head is None:
+            raise BundleError("the bundle has no head for free text")
+        longer, result = self._step(context, ids, [0])
+        best, _ = self._head.best(result.hidden[0, :1])
+        return longer, int(best[0])
+
+    def _step(self, context: Context, ids: Sequence[int], candidates: Sequence[int]) -> tuple[Context, Result]:
+        tree = Tree(tuple(ids))
+        result = self.run(context, [tree], candidates)
+        return context.extended(result.keys[:, 0], result.values[:, 0], range(tree.length)), result

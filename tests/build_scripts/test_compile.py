@@ -1,0 +1,151 @@
+"""What a bundle says of its vision tower, and what becomes of the tower on the way into it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_checkpoint import (
+    PROCESSOR_FILES,
+    TEXT_FORMS,
+    adapter_config,
+    low_rank,
+    prefixed,
+    projections,
+    tiny_config,
+    write_adapter,
+    write_checkpoint,
+)
+from tritonguard.errors import BundleError
+
+from build_scripts import compile as compile_script
+from build_scripts import embedded_vision
+from build_scripts.compile import compile_bundle
+from build_scripts.merge_lora import merge
+from engines.bundle import Bundle
+from engines.checkpoint import PROJECTOR_PREFIX, Checkpoint, write_tensors
+from engines.local.head_openvino import HEAD_GRAPH, HeadRuntime
+from engines.local.runtime import VISION_GRAPH, VisionRuntime
+from engines.local.vision_openvino import build_vision_graph
+from engines.manifest import read_manifest, write_manifest
+
+
+def checkpoint(folder: Path, *, tower: bool = True, **manifest: Any) -> Path:
+    config = {name: value for name, value in tiny_config().items() if tower or name != "vision_config"}
+    write_checkpoint(folder, config)
+    write_manifest(folder, kind="checkpoint", inputs={}, **manifest)
+    return folder
+
+
+def compiled(source: Path, out: Path) -> Bundle:
+    return Bundle.open(compile_bundle(source, out, precision="f32"))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "tower", "vision"),
+    [
+        ({"vision": "untrained"}, True, "untrained"),
+        ({"vision": "trained"}, True, "trained"),
+        ({}, True, "trained"),
+        ({}, False, "none"),
+    ],
+)
+def test_the_bundle_says_what_its_vision_tower_is(
+    tmp_path: Path, manifest: dict[str, Any], tower: bool, vision: str
+) -> None:
+    bundle = compiled(checkpoint(tmp_path / "c", tower=tower, **manifest), tmp_path / "b")
+    assert bundle.capabilities.vision == vision
+    for name in (VISION_GRAPH, "vision.bin", *PROCESSOR_FILES):
+        assert (bundle.folder / name).is_file() == tower, name
+
+
+def test_the_graphs_of_a_bundle_answer(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "c", vision="untrained")
+    folder = compiled(source, tmp_path / "b").folder
+    assert (folder / HEAD_GRAPH).is_file()
+    embedding = Checkpoint.open(source).text("embed_tokens.weight")
+    hidden = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
+    ids, _ = HeadRuntime.load(folder, precision="f32").best(hidden)
+    np.testing.assert_array_equal(ids, (hidden @ embedding.T).argmax(axis=1))
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    assert VisionRuntime.load(folder, precision="f32").features(pixels).shape == (2, 4, 32)
+
+
+def test_a_manifest_that_calls_the_tower_something_else_is_refused(tmp_path: Path) -> None:
+    for name in ("none", "yes"):
+        with pytest.raises(BundleError, match="vision tower"):
+            compile_bundle(checkpoint(tmp_path / name, vision=name), tmp_path / "b", precision="f32")
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": {"height": 32, "width": 16}}, {"image_mean": [0.4, 0.5, 0.5]}, {"rescale_factor": 1.0}, None]
+)
+def test_preprocessing_that_the_graph_does_not_compute_is_refused(
+    tmp_path: Path, change: dict[str, Any] | None
+) -> None:
+    source = checkpoint(tmp_path / "c")
+    path = source / "preprocessor_config.json"
+    if change is None:
+        path.unlink()
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    write_manifest(source, kind="checkpoint", inputs={})
+    with pytest.raises(BundleError, match=r"preprocessor_config\.json"):
+        compile_bundle(source, tmp_path / "b", precision="f32")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_changed_graph_builder_or_vision_state_makes_a_bundle_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = checkpoint(tmp_path / "c", vision="untrained")
+    bundle = compile_bundle(source, tmp_path / "b", precision="f32")
+    (bundle / "manifest.json").touch()
+    before = (bundle / "manifest.json").stat().st_mtime_ns
+    assert (compile_bundle(source, bundle, precision="f32") / "manifest.json").stat().st_mtime_ns == before
+    write_manifest(source, kind="checkpoint", inputs={}, vision="trained")
+    compile_bundle(source, bundle, precision="f32")
+    assert Bundle.open(bundle).capabilities.vision == "trained"
+    builders = read_manifest(bundle)["inputs"]["graph_source_sha256"]
+    assert {"forward_openvino", "vision_openvino", "head_openvino", "graph_nodes"} == set(builders)
+    monkeypatch.setattr(compile_script, "sha256_file", lambda path: f"changed {path.name}")
+    compile_bundle(source, bundle, precision="f32")
+    assert read_manifest(bundle)["inputs"]["graph_source_sha256"] != builders
+
+
+@pytest.mark.parametrize("manifest", [{"vision": "untrained"}, {}])
+def test_a_merge_carries_tower_processor_files_and_what_is_said_of_them(
+    tmp_path: Path, manifest: dict[str, str]
+) -> None:
+    base = checkpoint(tmp_path / "base", **manifest)
+    matrices = prefixed(TEXT_FORMS["4.52 and later"], low_rank(projections(tiny_config())))
+    merged = merge(base=base, adapter=write_adapter(tmp_path / "a", matrices, adapter_config()), out=tmp_path / "m")
+    before, after = Checkpoint.open(base), Checkpoint.open(merged)
+    for key in before.files:
+        if not key.startswith("language_model."):
+            assert before.files[key].stored_bytes(key).tobytes() == after.files[key].stored_bytes(key).tobytes(), key
+    for name in PROCESSOR_FILES:
+        assert (merged / name).read_bytes() == (base / name).read_bytes()
+    assert read_manifest(merged).get("vision") == manifest.get("vision")
+
+
+def test_the_embedded_tower_is_the_same_at_every_build_and_fits_beside_words(tmp_path: Path) -> None:
+    shapes = embedded_vision.vision_shapes(32)
+    first, second = (list(embedded_vision.vision_values(32)) for _ in range(2))
+    for ours, again, shape in zip(first, second, shapes.values(), strict=True):
+        assert ours.shape == shape
+        np.testing.assert_array_equal(ours, again)
+    write_tensors(tmp_path / "model.safetensors", {key: ("BF16", shape) for key, shape in shapes.items()}, first)
+    tokens, vision = embedded_vision.TOKENS, embedded_vision.vision_config()
+    (tmp_path / "config.json").write_text(json.dumps({"mm_tokens_per_image": tokens, "vision_config": vision}))
+    opened = Checkpoint.open(tmp_path)
+    assert opened.float32(f"{PROJECTOR_PREFIX}mm_input_projection_weight").shape == (embedded_vision.HIDDEN, 32)
+    size = embedded_vision.preprocessor_config()["size"]["height"]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.uint8)
+    features = VisionRuntime(build_vision_graph(opened), precision="f32").features(pixels)
+    assert features.shape == (2, tokens, 32)
+    assert 0.7 < float(np.sqrt((features**2).mean())) < 1.4  # a scaled word embedding's is 1.03
+    assert np.abs(features[0] - features[1]).max() > 0.01
