@@ -1,7 +1,8 @@
 """A bundle: the one folder that a server loads. graph or checkpoint, tokenizer, template, notices, manifest.
 
 manifest.json        kind "bundle": target, precision, capabilities, hashes of everything below
-graph.xml, graph.bin the compiled graph (target openvino)
+graph.xml, graph.bin  the text graph (target openvino); head.*: its vocabulary for free text; vision.*: the tower
+preprocessor_config.json, processor_config.json  how images become pixels, where there is a tower
 config.json          the checkpoint's own
 tokenizer.json, tokenizer_config.json, chat_template.jinja
 notices/             licence terms and statement of changes of the weights

@@ -21,50 +21,16 @@ from engines.bundle import Bundle
 from engines.checkpoint import FloatArray
 from engines.local.context import Context, ContextCache
 from engines.local.passes import Passes
+from engines.local.shape import Shape
 from engines.local.steps import Written, write_line, write_names, write_text
 from engines.local.tree import Tree
-from engines.program import Choice, Forced, FreeText, NameList, Program
+from engines.program import Choice
 from engines.protocol import Answer, Capabilities, Job
 
 SERVED_SEGMENTS = frozenset({"Forced", "Choice", "NameList", "FreeText"})
 """Program segments that this engine executes, and the most choices in a program."""
 SERVED_CHOICES = 2
 _KEPT_PREFIXES = 16
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A program's parts in the one order that this engine runs: reasoning, choices, list."""
-
-    head: tuple[int, ...]
-    user: Choice
-    text: FreeText | None = None
-    user_head: tuple[int, ...] = ()
-    response_head: tuple[int, ...] = ()
-    response: Choice | None = None
-    names: NameList | None = None
-
-    @classmethod
-    def of(cls, program: Program) -> Shape:
-        """Raises Unimplemented for any other order."""
-        match program.segments:
-            case (Forced(head), FreeText() as text, Forced(user_head), Choice() as user, *rest):
-                return cls._with_rest(rest, head=head, text=text, user_head=user_head, user=user)
-            case (Forced(head), Choice() as user, *rest):
-                return cls._with_rest(rest, head=head, user=user)
-        raise Unimplemented("the local engine begins with forced text and a choice", field="mode")
-
-    @classmethod
-    def _with_rest(cls, rest: Sequence[object], **begun: object) -> Shape:
-        match rest:
-            case [Forced(head), Choice() as response, *rest]:
-                begun |= {"response_head": head, "response": response}
-        match rest:
-            case []:
-                return cls(**begun)  # type: ignore[arg-type]
-            case [NameList() as names]:
-                return cls(**begun, names=names)  # type: ignore[arg-type]
-        raise Unimplemented("the local engine does not execute what stands behind the choices", field="mode")
 
 
 @dataclass

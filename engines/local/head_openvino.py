@@ -24,7 +24,7 @@ from tritonguard.errors import BundleError
 from engines.checkpoint import Checkpoint, FloatArray, bfloat16_to_float32
 from engines.local.forward_openvino import EMBEDDING
 from engines.local.graph_nodes import floats, ints, model
-from engines.local.runtime import GRAPH, infer_request
+from engines.local.runtime import GRAPH, core, infer_request
 
 HEAD_GRAPH = "head.xml"
 PROPOSALS = 32
@@ -90,7 +90,7 @@ def _int8_rows(stored: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], FloatArr
 def _embedding(path: Path) -> npt.NDArray[Any]:
     """A view of the embedding in a saved text graph, bfloat16 as uint16 bits."""
     try:
-        graph = ov.Core().read_model(str(path))
+        graph = core().read_model(str(path))
         (constant,) = (node for node in graph.get_ops() if node.get_friendly_name() == EMBEDDING)
     except (RuntimeError, ValueError) as error:
         raise BundleError(f"{path.parent.name}/{path.name} can't be read, or holds no embedding") from error

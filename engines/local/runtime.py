@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,19 @@ VISION_GRAPH = "vision.xml"
 PRECISIONS = ("f32", "bf16")
 
 
+@cache
+def core() -> ov.Core:
+    """The one OpenVINO core of this process, kept to its end.
+
+    Its CPU plugin sets an alternate signal stack and puts back the one before it when it goes. Two of them that go
+    in the wrong order leave a freed stack behind, and the next signal is a segmentation fault.
+    """
+    return ov.Core()
+
+
 def native_precisions() -> tuple[str, ...]:
     """Those of PRECISIONS that this CPU computes in itself; a hint for another one falls back to f32."""
-    has = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    has = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(name for name in PRECISIONS if name == "f32" or name.upper() in has)
 
 
@@ -40,7 +51,7 @@ def infer_request(model: ov.Model | Path, *, precision: str, **options: Any) -> 
         **options,
     }
     try:
-        compiled = ov.Core().compile_model(model if isinstance(model, ov.Model) else str(model), "CPU", settings)
+        compiled = core().compile_model(model if isinstance(model, ov.Model) else str(model), "CPU", settings)
     except RuntimeError as error:
         name = f"{model.parent.name}/{model.name}" if isinstance(model, Path) else model.get_friendly_name()
         raise BundleError(f"{name} can't be compiled for this CPU") from error

@@ -1,0 +1,54 @@
+"""A program's parts, taken apart into the one order that the local engine runs: reasoning, choices, list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tritonguard.errors import Unimplemented
+
+from engines.program import Choice, Forced, FreeText, NameList, Program, Segment
+
+Kind = TypeVar("Kind", Forced, Choice, FreeText, NameList)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """head: forced ids behind the prompt. text: reasoning, then the ids of `user_head`; None: none. user: the
+    first choice. response: a second one behind `response_head`. names: a list at the end."""
+
+    head: tuple[int, ...]
+    user: Choice
+    text: FreeText | None
+    user_head: tuple[int, ...]
+    response_head: tuple[int, ...]
+    response: Choice | None
+    names: NameList | None
+
+    @classmethod
+    def of(cls, program: Program) -> Shape:
+        """Raises Unimplemented for a program of any other order."""
+        left = list(program.segments)
+        head = _take(left, Forced)
+        text = _take(left, FreeText)
+        user_head = _take(left, Forced) if text else None
+        user = _take(left, Choice)
+        response_head = _take(left, Forced)
+        response = _take(left, Choice) if response_head else None
+        names = _take(left, NameList)
+        if head is None or user is None or left or (text and not user_head) or (response_head and not response):
+            raise Unimplemented("the local engine runs reasoning, choices and a list, in this order", field="mode")
+        return cls(head.ids, user, text, _ids(user_head), _ids(response_head), response, names)
+
+
+def _take(segments: list[Segment], kind: type[Kind]) -> Kind | None:
+    """The first segment, if it is of this kind."""
+    if segments and isinstance(segments[0], kind):
+        taken = segments.pop(0)
+        assert isinstance(taken, kind)
+        return taken
+    return None
+
+
+def _ids(forced: Forced | None) -> tuple[int, ...]:
+    return forced.ids if forced else ()
