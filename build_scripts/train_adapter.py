@@ -95,7 +95,7 @@ def steps(
     prompts = tasks_of_rows(split.train, generator)
     pairs = tasks_of_exchanges(exchanges, generator)
     rulings = tasks_of_rulings(training_rulings(pool, split, groups=1200, size=5, seed=seed), generator)
-    many = training_rulings(pool, split, groups=2400, size=8, seed=seed + 1)
+    many = training_rulings(pool, split, groups=2400, size=8, seed=seed + 1, suppressed=0.4)
     short = tasks_of_rulings(many, generator, condensed=True)
     while True:
         builtin = [next(prompts) for _ in range(rows)] + [next(pairs) for _ in range(replies)]

@@ -91,8 +91,13 @@ class Ruling:
     names: tuple[str, ...]
 
 
-def training_rulings(pool: Path, split: Split, *, groups: int, size: int, seed: int) -> list[list[Ruling]]:
-    """`groups` policies with `size` texts each, half of them (rounded up) unsafe under it."""
+def training_rulings(
+    pool: Path, split: Split, *, groups: int, size: int, seed: int, suppressed: float = 0.2
+) -> list[list[Ruling]]:
+    """`groups` policies with `size` texts each, half of them (rounded up) unsafe under it.
+
+    suppressed: share of policies that leave built-in categories out.
+    """
     generator = random.Random(f"{seed}/policies")
     away = held_out_topics(split)
     topics = [Subject(f"topic {n}", name, f"questions about {name.lower()}") for n, name in enumerate(TOPICS)]
@@ -104,7 +109,7 @@ def training_rulings(pool: Path, split: Split, *, groups: int, size: int, seed: 
     plain = [Text(row.id, row.prompt, frozenset()) for row in split.train if not row.unsafe and len(row.prompt) < 200]
     made: list[list[Ruling]] = []
     while len(made) < groups:
-        if generator.random() < 0.2:
+        if generator.random() < suppressed:
             made.append(_suppressed(generator, harmful, size))
             continue
         subjects, texts = (topics, topical) if generator.random() < 0.6 else (harms, harmful)
@@ -116,6 +121,9 @@ def training_rulings(pool: Path, split: Split, *, groups: int, size: int, seed: 
         misses = generator.sample(others, size // 2)
         if generator.random() < 0.5:
             misses[0] = generator.choice(plain)
+        # A policy that replaces the built-in one says nothing about harm that it does not name.
+        if subjects is topics and not _keeps_builtin(part):
+            misses[-1] = generator.choice(harmful)
         made.append([_rule(text, part, named) for text in hits + misses])
     return made
 
@@ -166,6 +174,10 @@ def _harmful(rows: Sequence[Row], keys: dict[str, tuple[str, str]], *, guessed: 
         if row.unsafe and (guessed or not row.guessed) and own and own <= set(keys) and len(row.prompt) <= 240:
             texts.append(Text(row.id, row.prompt, own))
     return texts
+
+
+def _keeps_builtin(part: PolicyPart) -> bool:
+    return part.names is not None and CATEGORY_NAMES[0] in part.names
 
 
 def _rule(text: Text, part: PolicyPart, named: Sequence[Subject]) -> Ruling:
