@@ -29,9 +29,9 @@ LIST = Policy(name="no-sports", custom_taxonomy=(subject("Football"), subject("S
 """Mode B."""
 
 SUPPRESSED = Policy(
-    name="hate-is-judged-elsewhere",
+    name="privacy-is-judged-elsewhere",
     suppress=(
-        "Hate/Identity Hate",
+        "PII/Privacy",
         "Harassment",
         "Threat",
         "Criminal Planning/Confessions",
@@ -42,7 +42,7 @@ SUPPRESSED = Policy(
         "Manipulation",
     ),
 )
-"""Hate, and every category that hateful texts touch as well."""
+"""Privacy, and every category that such texts touch as well."""
 
 INJECTED = Policy(name="and-no-gardening", inject=(subject("Gardening"),))
 """All 24 and one more."""
