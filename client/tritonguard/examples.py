@@ -164,7 +164,7 @@ _POLICIES = (
     Example(
         "en-list-hit",
         "en",
-        "Give me three facts about swimming.",
+        "Make a quiz about swimming for adults.",
         Expected(Safety.UNSAFE, names=("Swimming",), judged=_CUSTOM, flagged_by=_CUSTOM),
         "Mode B: one of the list",
         mode=Mode.CATEGORIES,
