@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from raw_requests import refused, request_tensors
-from tritonguard import CANARY, Guard, GuardError
+from tritonguard import CANARY, Guard, GuardError, Policy
 from tritonguard.tensors import pack
 
 from serving.launch import TritonServer
@@ -60,10 +60,11 @@ def test_every_model_answers_within_one_metrics_page(server: TritonServer, guard
 
 
 def test_no_text_of_a_user_is_in_the_servers_log(guard: Guard, url: str, server_log: Path) -> None:
-    guard.check(f"How do I bake bread? {SECRET}")
-    for asked in ({"response": SECRET}, {"mode": "think"}, {"images": (SECRET.encode(),)}):
-        with pytest.raises(GuardError):
-            guard.check(f"How do I bake bread? {SECRET}", **asked)  # type: ignore[arg-type]
+    text, secret = f"How do I bake bread? {SECRET}", Policy(name="p", custom_policy=f"No talk about {SECRET}.")
+    for mode in ("verdict", "categories", "think"):
+        guard.check(text, response=f"{SECRET} to you", mode=mode, policy=secret)
+    with pytest.raises(GuardError):
+        guard.check(text, images=(SECRET.encode(),))
     with pytest.raises(GuardError):
         guard.check(SECRET * 30_000)
     refused(url, request_tensors(PROMPT=pack("PROMPT", [SECRET.encode() + b"\xff"])))
