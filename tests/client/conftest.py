@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cli_calls import run as run
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("client", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
