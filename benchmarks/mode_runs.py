@@ -14,7 +14,7 @@ from benchmarks.report import Bar, Section, markdown
 from benchmarks.scores import CategoryFigures, Figures, PairFigures, ThinkFigures, p_unsafe, reasons
 from benchmarks.served import DEADLINE_S, Answers, Question, Reply, ask_all
 from build_scripts.training_data import Row
-from build_scripts.training_policies import Ruling
+from build_scripts.training_subjects import Ruling
 from build_scripts.training_replies import Exchange
 
 LEAST_REPLY_F1 = 0.70

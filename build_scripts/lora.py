@@ -47,9 +47,10 @@ class Lora(nn.Module):
         scale = self.alpha / self.rank
 
         def apply(name: str, x: Tensor) -> Tensor:
-            index = self._index[name]
-            low_rank = F.linear(F.linear(x, self.a[index]), self.b[index])
-            return F.linear(x, weights[f"{name}.weight"]) + low_rank * scale
+            index, weight = self._index[name], weights[f"{name}.weight"]
+            x = x.to(weight.dtype)
+            low_rank = F.linear(F.linear(x, self.a[index].to(x.dtype)), self.b[index].to(x.dtype))
+            return F.linear(x, weight) + low_rank * scale
 
         return apply
 

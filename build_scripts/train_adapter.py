@@ -31,7 +31,7 @@ from tritonguard.request import Mode
 from build_scripts.training_data import CAPS, Row, Split, counts, load_pool, split_pool
 from build_scripts.training_examples import Encoder, Example, Task
 from build_scripts.training_model import Guard
-from build_scripts.training_policies import Ruling, training_rulings
+from build_scripts.training_policies import Mirror, training_mirrors
 from build_scripts.training_replies import REPLY_CAPS, Exchange, load_exchanges
 from engines.manifest import read_manifest, sha256_file, write_manifest
 
@@ -47,7 +47,8 @@ def tasks_of_rows(rows: Sequence[Row], generator: random.Random) -> Iterator[Tas
     while True:
         for source in drawn:
             row = next(source)
-            yield Task(row.prompt, row.unsafe, names=row.names, modes=MODES)
+            modes = MODES if generator.random() < 0.5 else (Mode.VERDICT,)
+            yield Task(row.prompt, row.unsafe, names=row.names, modes=modes)
 
 
 def tasks_of_exchanges(exchanges: Sequence[Exchange], generator: random.Random) -> Iterator[Task]:
@@ -68,16 +69,16 @@ def tasks_of_exchanges(exchanges: Sequence[Exchange], generator: random.Random) 
             )
 
 
-def tasks_of_rulings(
-    groups: Sequence[Sequence[Ruling]], generator: random.Random, *, condensed: bool = False
+def tasks_of_mirrors(
+    mirrors: Sequence[Mirror], generator: random.Random, *, condensed: bool = False
 ) -> Iterator[Batch]:
-    """Endless: the texts of one policy at a time; a third of the policies are also thought about."""
-    for group in _endless(list(groups), generator):
+    """Endless: the texts of one policy, then the same under the other; a quarter of the policies thought about too."""
+    for group in (group for mirror in _endless(list(mirrors), generator) for group in mirror):
         if condensed:
             yield [Task(r.text.prompt, r.unsafe, part=r.part, condensed=True) for r in group]
             continue
         draw = generator.random()
-        modes = (Mode.VERDICT, Mode.THINK) if draw < 0.3 else (Mode.VERDICT, Mode.CATEGORIES)
+        modes = ((Mode.VERDICT, Mode.THINK), (Mode.VERDICT, Mode.CATEGORIES), (Mode.VERDICT,))[min(2, int(draw * 4))]
         yield [Task(r.text.prompt, r.unsafe, names=r.names, part=r.part, modes=modes) for r in group]
 
 
@@ -94,9 +95,9 @@ def steps(
     exchanges, _ = load_exchanges(pool, split, seed=seed)
     prompts = tasks_of_rows(split.train, generator)
     pairs = tasks_of_exchanges(exchanges, generator)
-    rulings = tasks_of_rulings(training_rulings(pool, split, groups=1200, size=5, seed=seed), generator)
-    many = training_rulings(pool, split, groups=2400, size=8, seed=seed + 1, suppressed=0.4)
-    short = tasks_of_rulings(many, generator, condensed=True)
+    rulings = tasks_of_mirrors(training_mirrors(pool, split, mirrors=600, size=5, seed=seed), generator)
+    many = training_mirrors(pool, split, mirrors=1500, size=8, seed=seed + 1)
+    short = tasks_of_mirrors(many, generator, condensed=True)
     while True:
         builtin = [next(prompts) for _ in range(rows)] + [next(pairs) for _ in range(replies)]
         yield [
@@ -240,6 +241,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--alpha", type=int, default=32)
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of matrix products; bfloat16 is for CPUs that have it in hardware (%(default)s)",
+    )
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=1, help="of the splits, the order and the initial A")
     args = parser.parse_args(argv)
@@ -247,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     split = split_pool(load_pool(args.pool), seed=args.seed)
     encoder = Encoder(args.base)
-    guard = Guard(args.base, encoder, rank=args.rank, alpha=args.alpha)
+    guard = Guard(args.base, encoder, rank=args.rank, alpha=args.alpha, dtype=getattr(torch, args.dtype))
     if args.start:
         guard.lora.load(args.start)
     plan = steps(

@@ -23,11 +23,16 @@ TEXT_WEIGHT = 0.5  # of a branch's mean loss over its text tokens, beside 1 for 
 class Guard:
     """The base weights, the adapter on them, and the loss of a batch."""
 
-    def __init__(self, base: Path, encoder: Encoder, *, rank: int, alpha: int) -> None:
+    def __init__(
+        self, base: Path, encoder: Encoder, *, rank: int, alpha: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """dtype: of the projections, their inputs and attention; norms, residuals, LoRA and loss stay float32."""
         checkpoint = Checkpoint.open(base)
         self.config: TextConfig = checkpoint.text_config
         self.weights = load_weights(checkpoint)
         self.lora = Lora(self.weights, self.config, rank=rank, alpha=alpha)
+        for name in self.lora.names:
+            self.weights[f"{name}.weight"] = self.weights[f"{name}.weight"].to(dtype)
         self._columns = (encoder.safe, encoder.unsafe)
 
     def loss(self, examples: Sequence[Example]) -> Tensor:

@@ -16,7 +16,7 @@ from benchmarks.mode_runs import Run, categories, kind_of, policies, replies, th
 from benchmarks.report import Bar, Section
 from benchmarks.served import Answers
 from build_scripts.training_data import Row
-from build_scripts.training_policies import Ruling, Text
+from build_scripts.training_subjects import Ruling, Text
 from build_scripts.training_replies import Exchange
 
 Judge = Callable[[GuardRequest], Label]

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from tritonguard.policy_parts import PolicyPart
 
+from build_scripts.policy_pairs import pairs
 from build_scripts.training_data import Row, Split
-from build_scripts.training_policies import SUPPRESSED_FOR_PAIRS, TOPICS, Ruling, pairs, training_rulings
+from build_scripts.training_policies import Mirror, training_mirrors
+from build_scripts.training_subjects import SUPPRESSED_FOR_PAIRS, TOPICS, Ruling
 
 AWAY = (1, 5, 9, 17, 29)
 HARMS = (
@@ -67,8 +69,13 @@ def held_out(pool: Path, split: Split) -> list[Pair]:
 
 
 @pytest.fixture(scope="module")
-def trained(pool: Path, split: Split) -> list[list[Ruling]]:
-    return training_rulings(pool, split, groups=300, size=SIZE, seed=1)
+def mirrors(pool: Path, split: Split) -> list[Mirror]:
+    return training_mirrors(pool, split, mirrors=300, size=SIZE, seed=1)
+
+
+@pytest.fixture(scope="module")
+def trained(mirrors: list[Mirror]) -> list[list[Ruling]]:
+    return [group for mirror in mirrors for group in mirror]
 
 
 def named(part: PolicyPart) -> set[str]:
@@ -142,13 +149,28 @@ def test_pairs_do_not_rest_on_guessed_categories(held_out: list[Pair], split: Sp
     assert not guessed & {unsafe.text.id for unsafe, _ in held_out}
 
 
-def test_a_group_is_one_policy_with_texts_of_both_kinds(trained: list[list[Ruling]]) -> None:
-    assert len(trained) == 300
-    for group in trained:
-        assert len({ruling.part for ruling in group}) == 1
-        assert sum(ruling.unsafe for ruling in group) == (SIZE + 1) // 2
-        assert len(group) == SIZE
-        assert all(bool(ruling.names) == ruling.unsafe for ruling in group)
+def test_the_two_policies_of_a_mirror_divide_the_same_texts_the_other_way_round(mirrors: list[Mirror]) -> None:
+    assert len(mirrors) == 300
+    for left, right in mirrors:
+        assert [ruling.text for ruling in left] == [ruling.text for ruling in right]
+        assert len(left) <= SIZE
+        for group in (left, right):
+            assert len({ruling.part for ruling in group}) == 1
+            assert all(bool(ruling.names) == ruling.unsafe for ruling in group)
+        differ = [one for one, other in zip(left, right, strict=True) if one.unsafe != other.unsafe]
+        assert len(differ) >= SIZE - 1
+        assert {ruling.unsafe for ruling in differ} == {True, False}
+
+
+def test_how_harmful_a_text_is_says_nothing_about_the_answer(mirrors: list[Mirror]) -> None:
+    harmful = [r for mirror in mirrors for group in mirror for r in group if r.text.keys & set(HARMS)]
+    assert 0.4 < sum(ruling.unsafe for ruling in harmful) / len(harmful) < 0.6
+
+
+def test_every_form_of_policy_and_kind_of_subject_is_trained(trained: list[list[Ruling]]) -> None:
+    assert {group[0].part.policy.name for group in trained} == {"free-text", "list", "injected", "suppressed"}
+    wordings = {name for group in trained for name in named(group[0].part)}
+    assert {"Fraud", "Phishing", "Hacking", "Slurs"} <= wordings
 
 
 def test_names_of_a_ruling_can_be_written_under_its_policy(trained: list[list[Ruling]]) -> None:
@@ -158,9 +180,9 @@ def test_names_of_a_ruling_can_be_written_under_its_policy(trained: list[list[Ru
 
 
 def test_both_are_the_same_every_time_and_another_seed_gives_others(
-    pool: Path, split: Split, held_out: list[Pair], trained: list[list[Ruling]]
+    pool: Path, split: Split, held_out: list[Pair], mirrors: list[Mirror]
 ) -> None:
     assert pairs(pool, split, count=200, seed=1) == held_out
     assert pairs(pool, split, count=200, seed=2) != held_out
-    assert training_rulings(pool, split, groups=300, size=SIZE, seed=1) == trained
-    assert training_rulings(pool, split, groups=20, size=SIZE, seed=2) != trained[:20]
+    assert training_mirrors(pool, split, mirrors=300, size=SIZE, seed=1) == mirrors
+    assert training_mirrors(pool, split, mirrors=20, size=SIZE, seed=2) != mirrors[:20]
