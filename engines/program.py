@@ -70,14 +70,16 @@ class NameList:
 
 @dataclass(frozen=True)
 class FreeText:
-    """Free text up to `max_tokens` or the token ids of `end`, whichever comes first; `end` follows either way.
+    """Free text of at most `max_tokens`, with the token ids of `end` behind it, whatever ended it.
 
-    stop: a token that ends the text too (the end of the turn), and is no part of it.
+    The first id of `end` ends the text: the rest is forced. stop: a token that ends it too (the end of the turn),
+    and is no part of it. without: ids that it may not hold, since with them it could spell a mark of its own.
     """
 
     max_tokens: int
     end: tuple[int, ...]
     stop: int
+    without: frozenset[int] = frozenset()
 
 
 Segment = Forced | Choice | NameList | FreeText
@@ -105,15 +107,19 @@ def program_for(
     end: int,
     names: Sequence[str] | None = CATEGORY_NAMES,
     think_budget: int = DEFAULT_THINK_BUDGET,
+    marks: frozenset[int] = frozenset(),
 ) -> Program:
     """The answer's program. `encode`: plain text -> token ids, without `<bos>`; end: id of the end of a turn.
 
-    names: what a category list may hold; None: free text. think_budget: most tokens of reasoning. Raises
-    BundleError when the tokenizer splits " safe" or " unsafe" (then no choice is one token).
+    names: what a category list may hold; None: free text. think_budget: most tokens of reasoning. marks: ids that
+    could spell a mark such as `<think>`, kept out of the reasoning. Raises BundleError when the tokenizer splits
+    " safe" or " unsafe" (then no choice is one token).
     """
     segments: list[Segment] = []
     if mode is Mode.THINK:
-        segments += [Forced(tuple(encode(THINK_HEAD))), FreeText(think_budget, tuple(encode(THINK_END)), end)]
+        think_end = tuple(encode(THINK_END))
+        text = FreeText(think_budget, think_end, end, marks - {think_end[0]})
+        segments += [Forced(tuple(encode(THINK_HEAD))), text]
     safe, unsafe = (_single(encode, word) for word in (SAFE_WORD, UNSAFE_WORD))
     segments += [Forced(tuple(encode(USER_HEAD))), Choice("user", safe, unsafe)]
     if has_response:

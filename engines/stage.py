@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
 
@@ -19,24 +20,35 @@ from tritonguard.verdict import Record, Verdict, to_tensors
 
 from engines.bundle import Bundle
 from engines.program import Encode, Program, program_for
-from engines.protocol import Answer, Engine, Job
+from engines.protocol import Answer, Job
+from engines.scheduler import Scheduler
 
 Tensors = Mapping[str, wire.Array]
 Decode = Callable[[Sequence[int]], str]
 Result = dict[str, wire.Array] | GuardError
+Done = Callable[[Result], None]
 
 
 class DecodeStage:
-    """MODEL_INPUT rows through one engine.
+    """MODEL_INPUT tensors through one engine, which answers in its own time.
 
     encode: plain text -> token ids; decode: token ids -> text, special tokens spelled out; end: id of the end of a
-    turn, all of the bundle's tokenizer. image_size: pixels of the tower's side.
+    turn; marks: ids that reasoning may not hold (`program_for`); all of the bundle's tokenizer. image_size: pixels of
+    the tower's side.
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, *, encode: Encode, decode: Decode, end: int, image_size: int = 0
+        self,
+        bundle: Bundle,
+        scheduler: Scheduler,
+        *,
+        encode: Encode,
+        decode: Decode,
+        end: int,
+        marks: frozenset[int] = frozenset(),
+        image_size: int = 0,
     ) -> None:
-        self._engine = engine
+        self._scheduler = scheduler
         self._decode = decode
         self._image_size = image_size
         self._info = {
@@ -50,42 +62,49 @@ class DecodeStage:
         @lru_cache(maxsize=256)
         def program(mode: Mode, has_response: bool, names: tuple[str, ...] | None, budget: int) -> Program:
             return program_for(
-                mode, has_response=has_response, encode=encode, end=end, names=names, think_budget=budget
+                mode,
+                has_response=has_response,
+                encode=encode,
+                end=end,
+                names=names,
+                think_budget=budget,
+                marks=marks,
             )
 
         self._program = program
 
-    def run(self, rows: Sequence[Tensors]) -> list[Result]:
-        """One result per row, in order: DECODED tensors, or the typed reason why there are none."""
-        jobs = [self._jobs_or_error(row) for row in rows]
-        answers = iter(self._engine.run([job for row in jobs if not isinstance(row, GuardError) for job in row]))
-        results: list[Result] = []
-        for row in jobs:
-            if isinstance(row, GuardError):
-                results.append(row)
-                continue
-            said = [next(answers) for _ in row]
-            errors = [answer for answer in said if isinstance(answer, GuardError)]
-            results.append(errors[0] if errors else self._decoded([a for a in said if isinstance(a, Answer)]))
-        return results
-
-    def _jobs_or_error(self, row: Tensors) -> list[Job] | GuardError:
-        """A row that breaks the contract fails alone, not the batch that it came in."""
+    def submit(self, tensors: Tensors, done: Done) -> None:
+        """Decode one request. `done` is called once, from any thread: with the DECODED tensors, or with the typed
+        reason why there are none (`Scheduler.submit`; InternalError where the stage before broke the contract).
+        """
         try:
-            return self._jobs(row)
+            jobs, priority = self._jobs(tensors)
         except GuardError as error:
-            return error
-        except (ValueError, KeyError, TypeError):
-            return InternalError()
+            return done(error)
+        except (ValueError, KeyError, TypeError) as error:
+            return done(internal(error))
+        if not jobs:
+            return done(self._decoded([]))
+        self._scheduler.submit(jobs, lambda answers: done(self._result(answers)), priority=priority)
 
-    def _jobs(self, row: Tensors) -> list[Job]:
+    def run(self, tensors: Tensors) -> Result:
+        """Like `submit`, waiting for the result."""
+        result: Future[Result] = Future()
+        self.submit(tensors, result.set_result)
+        return result.result()
+
+    def close(self) -> None:
+        """Finish what is here; what comes later is refused with Unavailable."""
+        self._scheduler.close()
+
+    def _jobs(self, row: Tensors) -> tuple[list[Job], int]:
         ids, lengths, prefixes = (_required(row, name) for name in ("INPUT_IDS", "PROMPT_LENGTHS", "PREFIX_LENGTHS"))
         answer = json.loads(wire.require_text(row, "ANSWER"))
         if int(lengths.sum()) != len(ids):
             raise InternalError("the prompts' lengths are not those of the ids")
         pixels = self._pixels(wire.unpack_bytes(row, "PIXELS") or b"")
         prompts = np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
-        return [
+        jobs = [
             Job(
                 ids=prompt,
                 prefix_length=int(prefix),
@@ -100,6 +119,17 @@ class DecodeStage:
             )
             for prompt, prefix, asked in zip(prompts, prefixes, answer["prompts"], strict=True)
         ]
+        return jobs, int(answer["priority"])
+
+    def _result(self, answers: Sequence[Answer | GuardError]) -> Result:
+        """All prompts of a request are answered, or it is not."""
+        try:
+            for answer in answers:
+                if isinstance(answer, GuardError):
+                    return answer
+            return self._decoded([answer for answer in answers if isinstance(answer, Answer)])
+        except Exception as error:
+            return internal(error)
 
     def _pixels(self, raw: bytes) -> wire.Array | None:
         """uint8 [images, size, size, 3]. Raises InternalError for bytes that are no whole number of images."""
@@ -190,6 +220,13 @@ def _labels(tensors: Tensors, context: Mapping[str, Any], info: Mapping[str, Any
         return seen
     reason = f"vision_{vision}"
     return {name: blind(text_only.get(name), reason=reason, has_response=has_response) for name in context["parts"]}
+
+
+def internal(error: BaseException) -> InternalError:
+    """The one error that a caller sees of a fault in here; `error` stays its cause, for the log."""
+    fault = InternalError()
+    fault.__cause__ = error
+    return fault
 
 
 def _required(tensors: Tensors, name: str) -> wire.Array:

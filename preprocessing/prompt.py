@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,8 @@ from preprocessing.image_marks import read_marks, with_images
 from preprocessing.neutralise import SpecialStrings
 from preprocessing.template import ChatTemplate, Message
 
+# A byte of a character that has no token of its own; the byte of "<" itself is no such thing.
+_OTHER_BYTE = re.compile(r"<0x(?!3C)[0-9A-F]{2}>")
 # First characters that tokenise differently; the shared prefix is what all of them leave alone.
 _PROBES = ("a", "Z", "1", "中", "<", '"', "-", "é", "(", ".")
 
@@ -127,6 +130,12 @@ class PromptBuilder:
     def end_of_turn(self) -> int:
         """Id of `<end_of_turn>`, which ends an answer. Raises BundleError."""
         return self._special_id("<end_of_turn>")
+
+    @property
+    def mark_ids(self) -> frozenset[int]:
+        """Ids of the tokens whose text holds a `<`: without them no text can spell `<think>` or `</think>`."""
+        pieces = self.tokenizer.get_vocab().items()
+        return frozenset(id for piece, id in pieces if "<" in piece and not _OTHER_BYTE.fullmatch(piece))
 
     def _special_id(self, text: str) -> int:
         index = self.tokenizer.token_to_id(text)

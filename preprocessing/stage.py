@@ -62,6 +62,7 @@ class PrepareStage:
         answer = {
             "has_response": has_response,
             "think_budget": _budget(request),
+            "priority": request.priority,
             "prompts": [_described(prompt) for prompt in prompts],
         }
         context = {

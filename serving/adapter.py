@@ -3,7 +3,7 @@
 A stage is a function over {tensor name: array [1, *dims]} that raises GuardErrors. This module reads a
 request's tensors, runs the stage and builds the response. Three promises hold whatever the stage does:
 
-- every request gets exactly one response (a request without one hangs for ever in Triton);
+- every request gets exactly one response (a request without one hangs for ever in Triton), at once or later;
 - a GuardError reaches the caller as its wire line and code; every other exception is the fixed InternalError;
 - the log says where something broke, with the request id, and never holds a text of a user.
 
@@ -13,8 +13,10 @@ request's tensors, runs the stage and builds the response. Three promises hold w
 from __future__ import annotations
 
 import os
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,16 @@ CALLER_POLICIES_VARIABLE = "TRITONGUARD_CALLER_POLICIES"
 """Whether callers may send policies of their own: `1`, or `0`. Not set is `0`: who can reach a server that was
 set up in another way than by the launcher is not known here."""
 
+QUEUE_VARIABLE = "TRITONGUARD_QUEUE"
+"""The most requests that may wait for the engine; empty or not set: the engine's own default."""
+
 BUILT_IN_FLOOR = "built-in"
 
 Tensors = Mapping[str, Array]
 Result = Tensors | GuardError
 Stage = Callable[[Tensors], Tensors]
-BatchStage = Callable[[Sequence[Tensors]], Sequence[Result]]
+Done = Callable[[Result], None]
+Submit = Callable[[Tensors, Done], None]
 
 _MOST_POSITIONS = 12
 _MOST_ID_CHARACTERS = 128
@@ -87,6 +93,14 @@ def is_on(variable: str, *, unset: bool) -> bool:
     return text == "1" if text else unset
 
 
+def most_waiting(default: int) -> int:
+    """The length of the engine's queue. Raises ValueError for what is no whole number above 0."""
+    text = os.environ.get(QUEUE_VARIABLE) or str(default)
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"the environment variable {QUEUE_VARIABLE} is no whole number above 0")
+    return int(text)
+
+
 class Adapter:
     """Runs stages for one Triton model.
 
@@ -101,34 +115,31 @@ class Adapter:
 
     def each(self, requests: Sequence[Any], stage: Stage) -> list[Any]:
         """One response per request, in order; `stage` sees one request at a time. Raises nothing."""
+        return [self._respond(self._staged(request, stage), _request_id(request)) for request in requests]
 
-        def run(rows: Sequence[Tensors]) -> list[Result]:
-            return [stage(row) for row in rows]
+    def defer(self, requests: Sequence[Any], submit: Submit) -> None:
+        """Hand each request to `submit`, and send its one response when that calls back, now or later, from any thread.
 
-        return [response for request in requests for response in self.batch([request], run)]
-
-    def batch(self, requests: Sequence[Any], stage: BatchStage) -> list[Any]:
-        """One response per request, in order; `stage` sees all that could be read at once. Raises nothing.
-
-        A stage that raises, or answers with another number of results, fails every request it was given.
+        Raises nothing. To Triton, `execute` then answers None; it counts the request as under way until its response.
         """
-        results: dict[int, Result] = {}
-        rows: dict[int, Tensors] = {}
-        for index, request in enumerate(requests):
+        for request in requests:
+            # All that is needed of the request, now: Triton may take it back when `execute` returns.
+            send = _Once(self._pb, request.get_response_sender())
+            request_id = _request_id(request)
+
+            def done(result: Result, send: _Once = send, request_id: str = request_id) -> None:
+                send(self._respond(result, request_id))
+
             try:
-                rows[index] = self._read(request)
+                submit(self._read(request), done)
             except Exception as error:
-                results[index] = self._typed(error, request)
-        if rows:
-            try:
-                answered = list(stage(list(rows.values())))
-                if len(answered) != len(rows):
-                    raise InternalError(f"the stage gave {len(answered)} results for {len(rows)} requests")
-            except Exception as error:
-                results |= {index: self._typed(error, requests[index]) for index in rows}
-            else:
-                results |= dict(zip(rows, answered, strict=True))
-        return [self._respond(results[index], request) for index, request in enumerate(requests)]
+                done(_typed(error))
+
+    def _staged(self, request: Any, stage: Stage) -> Result:
+        try:
+            return stage(self._read(request))
+        except Exception as error:
+            return _typed(error)
 
     def _read(self, request: Any) -> dict[str, Array]:
         found = {name: self._pb.get_input_tensor_by_name(request, name) for name in self._inputs}
@@ -136,14 +147,14 @@ class Adapter:
         # some.
         return {name: tensor.as_numpy().copy() for name, tensor in found.items() if tensor is not None}
 
-    def _respond(self, result: Result, request: Any) -> Any:
+    def _respond(self, result: Result, request_id: str) -> Any:
         try:
             if not isinstance(result, GuardError):
                 return self._pb.InferenceResponse(output_tensors=self._pack(result))
         except Exception as error:
-            result = self._typed(error, request)
+            result = _typed(error)
         if _is_internal(result):
-            self._log(result, request)
+            self._log(result, request_id)
         code = getattr(self._pb.TritonError, ERRORS[result.kind].triton_code)
         return self._pb.InferenceResponse(output_tensors=[], error=self._pb.TritonError(to_wire(result), code))
 
@@ -153,21 +164,42 @@ class Adapter:
             raise InternalError(f"the stage's outputs are not the model's: {', '.join(odd)}")
         return [self._pb.Tensor(name, result[name]) for name in self._outputs]
 
-    def _typed(self, error: Exception, request: Any) -> GuardError:
-        if isinstance(error, GuardError):
-            return error
-        internal = InternalError()
-        # As the cause, it is described where the response is made, once.
-        internal.__cause__ = error
-        return internal
-
-    def _log(self, error: GuardError, request: Any) -> None:
+    def _log(self, error: GuardError, request_id: str) -> None:
         # Logging may not cost the request its response.
-        try:
-            request_id = ascii(request.request_id())[:_MOST_ID_CHARACTERS]
+        with suppress(Exception):
             self._pb.Logger.log_error(f"request {request_id}: {describe(error)}")
-        except Exception:
-            return
+
+
+class _Once:
+    """A response sender that sends the first response and no other: Triton takes a second one badly."""
+
+    def __init__(self, pb_utils: Any, sender: Any) -> None:
+        self._sender = sender
+        self._final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._lock = threading.Lock()
+
+    def __call__(self, response: Any) -> None:
+        with self._lock:
+            sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.send(response, flags=self._final)
+
+
+def _request_id(request: Any) -> str:
+    """The caller's id of a request as the log may hold it; wherever it can't be had, the request goes on without."""
+    try:
+        return ascii(request.request_id())[:_MOST_ID_CHARACTERS]
+    except Exception:
+        return "unknown"
+
+
+def _typed(error: Exception) -> GuardError:
+    if isinstance(error, GuardError):
+        return error
+    internal = InternalError()
+    # As the cause, it is described where the response is made, once.
+    internal.__cause__ = error
+    return internal
 
 
 def describe(error: BaseException) -> str:

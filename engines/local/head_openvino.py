@@ -61,16 +61,21 @@ class HeadRuntime:
         """The embedding is the text graph's, mapped from its file. Raises BundleError when the graphs can't be read."""
         return cls(folder / HEAD_GRAPH, _embedding(folder / GRAPH), precision=precision)
 
-    def best(self, hidden: FloatArray) -> tuple[npt.NDArray[np.int32], FloatArray]:
+    def best(
+        self, hidden: FloatArray, without: frozenset[int] = frozenset()
+    ) -> tuple[npt.NDArray[np.int32], FloatArray]:
         """hidden float32 [N, hidden size] -> ids int32 [N] of the highest logits, and those logits float32 [N].
 
-        Equal logits: the lowest id of them. A logit is NaN where the state is.
+        Equal logits: the lowest id of them. A logit is NaN where the state is. without: ids passed over; where all
+        proposals are among them, one of them comes back, its logit -inf.
         """
         self._request.infer({"hidden": np.ascontiguousarray(hidden, np.float32)})
         proposals = np.sort(self._request.get_tensor("proposals").data, axis=1)
         rows = self._embedding[proposals]
         values = bfloat16_to_float32(rows) if rows.dtype == np.uint16 else rows.astype(np.float32)
         logits = np.einsum("nph,nh->np", values, hidden)
+        if without:
+            logits[[[int(id) in without for id in row] for row in proposals]] = -np.inf
         first = np.argmax(logits, axis=1)[:, None]
         return np.take_along_axis(proposals, first, 1)[:, 0], np.take_along_axis(logits, first, 1)[:, 0]
 

@@ -83,12 +83,12 @@ class Passes:
         longer, result = self._step(context, ids, candidates)
         return longer, result.logits[0, 0].copy()
 
-    def best(self, context: Context, ids: Sequence[int]) -> tuple[Context, int]:
-        """The longer context, and the likeliest id of the whole vocabulary behind the last id."""
+    def best(self, context: Context, ids: Sequence[int], without: frozenset[int] = frozenset()) -> tuple[Context, int]:
+        """The longer context, and the likeliest id of the whole vocabulary behind the last id, `without` some."""
         if self._head is None:
             raise BundleError("the bundle has no head for free text")
         longer, result = self._step(context, ids, [0])
-        best, _ = self._head.best(result.hidden[0, :1])
+        best, _ = self._head.best(result.hidden[0, :1], without)
         return longer, int(best[0])
 
     def _step(self, context: Context, ids: Sequence[int], candidates: Sequence[int]) -> tuple[Context, Result]:

@@ -26,8 +26,11 @@ class Reader(Protocol):
         """Returns the longer context and logits float32 [C] of the candidates behind the last id."""
         ...
 
-    def best(self, context: Context, ids: Sequence[int]) -> tuple[Context, int]:
-        """Returns the longer context and the likeliest id of the whole vocabulary behind the last id."""
+    def best(self, context: Context, ids: Sequence[int], without: frozenset[int]) -> tuple[Context, int]:
+        """Returns the longer context and the likeliest id of the whole vocabulary behind the last id.
+
+        without: ids passed over; one of them comes back only where nothing else is likely at all.
+        """
         ...
 
 
@@ -93,16 +96,13 @@ def write_line(reader: Reader, context: Context, unread: Sequence[int], names: N
 
 
 def write_text(reader: Reader, context: Context, unread: Sequence[int], text: FreeText, check: Check) -> Written:
-    """Free text and its end: the end that the model wrote, or one put there when the budget was spent."""
+    """Free text and its end: the end that the model began, or one put there when the budget was spent."""
     pending, written = list(unread), list[int]()
     for _ in range(text.max_tokens):
         check()
-        context, chosen = reader.best(context, pending)
-        pending = [chosen]
-        if chosen == text.stop:
+        context, chosen = reader.best(context, pending, text.without)
+        if chosen in (text.stop, text.end[0]) or chosen in text.without:
             return Written(context, (*written, *text.end), text.end)
+        pending = [chosen]
         written.append(chosen)
-        if tuple(written[-len(text.end) :]) == text.end:
-            return Written(context, tuple(written), tuple(pending))
-    # The budget bounds what the model writes; a half-written end is completed by a whole one.
     return Written(context, (*written, *text.end), (*pending, *text.end), truncated=True)

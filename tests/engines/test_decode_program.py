@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -137,18 +136,34 @@ def test_reasoning_is_greedy_up_to_its_budget_and_a_verdict_always_follows(
     assert answer.ids == (11, 12, *thought, *end, 5, 6, likelier(user), 4, 6, likelier(response))
 
 
-def test_reasoning_ends_where_the_model_writes_its_end(engine: LocalEngine) -> None:
-    head = (Forced((11, 12)),)
-    asked = job(28, seed=1, program=Program((*head, FreeText(8, (91, 92), END), *PROGRAM.segments)))
+def thinking(text: FreeText) -> Program:
+    return Program((Forced((11, 12)), text, *PROGRAM.segments))
+
+
+def test_the_first_token_of_its_end_ends_the_reasoning_and_the_rest_is_forced(engine: LocalEngine) -> None:
+    asked = job(28, seed=1, program=thinking(FreeText(8, (91, 92), END)))
     written = run(engine, asked).ids[2:10]
-    # The first place where the model repeats no pair that it wrote before.
-    pairs = list(pairwise(written))
-    at = next(index for index in range(1, len(pairs)) if pairs[index] not in pairs[:index])
-    asked = replace(asked, program=Program((*head, FreeText(8, pairs[at], END), *PROGRAM.segments)))
-    bounded = run(engine, asked)
-    assert not bounded.truncated
-    assert bounded.ids[2 : 4 + at] == written[: 2 + at]
-    assert bounded.ids[4 + at : 6 + at] == (5, 6)
+    at = next(index for index in range(1, 8) if written[index] not in written[:index])
+    ended = run(engine, replace(asked, program=thinking(FreeText(8, (written[at], 92), END))))
+    assert not ended.truncated
+    assert ended.ids[2 : 6 + at] == (*written[:at], written[at], 92, 5, 6)
+
+
+def test_reasoning_holds_none_of_the_tokens_that_are_kept_out(engine: LocalEngine, plain: Plain) -> None:
+    asked = job(28, seed=1, program=thinking(FreeText(8, (91, 92), END)))
+    kept_out = frozenset(run(engine, asked).ids[2:10]) - {END}
+    answer = run(engine, replace(asked, program=thinking(FreeText(8, (91, 92), END, kept_out))))
+    assert kept_out
+    assert not kept_out & set(answer.ids[2:-5])
+    read = [*asked.ids.tolist(), 11, 12]
+    assert answer.ids[2] == plain.best(read, sorted(set(range(VOCABULARY)) - kept_out))
+
+
+def test_reasoning_of_which_every_likely_token_is_kept_out_ends(engine: LocalEngine) -> None:
+    nothing = FreeText(8, (91, 92), END, frozenset(range(VOCABULARY)) - {91, END})
+    ended = run(engine, job(28, seed=1, program=thinking(nothing)))
+    assert ended.ids[2:6] == (91, 92, 5, 6)
+    assert not ended.truncated
 
 
 def test_a_free_line_that_its_budget_cuts_keeps_whole_names_only(engine: LocalEngine) -> None:

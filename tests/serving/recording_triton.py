@@ -45,8 +45,27 @@ class Request:
     tensors: Mapping[str, Any]
     id: str = "request-1"
 
+    sent: list[InferenceResponse] = field(default_factory=list)
+
     def request_id(self) -> str:
         return self.id
+
+    def get_response_sender(self) -> Sender:
+        return Sender(self.sent)
+
+
+@dataclass
+class Sender:
+    """Keeps what is sent; a second response to one request is an error, as in Triton."""
+
+    sent: list[InferenceResponse]
+
+    def send(self, response: InferenceResponse, flags: int) -> None:
+        if flags != RecordingTriton.TRITONSERVER_RESPONSE_COMPLETE_FINAL:
+            raise ValueError("a response that is not the final one leaves the request open")
+        if self.sent:
+            raise RuntimeError("the request has its response")
+        self.sent.append(response)
 
 
 class _Unreadable:
@@ -74,6 +93,7 @@ class RecordingTriton:
     Tensor = Tensor
     TritonError = TritonError
     InferenceResponse = InferenceResponse
+    TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
     def __init__(self) -> None:
         self.Logger = _Logger()

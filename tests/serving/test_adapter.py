@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,18 @@ from tritonguard.errors import (
 )
 from tritonguard.tensors import CONTEXT, REQUEST, MalformedTensor, pack, pack_text, unpack_text
 
-from serving.adapter import BUNDLE_VARIABLE, Adapter, Result, Tensors, bundle_folder, describe
+from serving.adapter import (
+    BUNDLE_VARIABLE,
+    QUEUE_VARIABLE,
+    Adapter,
+    Done,
+    Result,
+    Submit,
+    Tensors,
+    bundle_folder,
+    describe,
+    most_waiting,
+)
 
 SECRET = "how do I poison the well"
 INTERNAL = to_wire(InternalError())
@@ -45,10 +56,6 @@ def asking(text: str = SECRET, **more: Any) -> Request:
 
 def echo(tensors: Tensors) -> dict[str, wire.Array]:
     return {"CONTEXT": pack_text("CONTEXT", unpack_text(tensors, "PROMPT") or "")}
-
-
-def echoes(rows: Sequence[Tensors]) -> list[Result]:
-    return [echo(row) for row in rows]
 
 
 def failing(error: Exception) -> Callable[[Any], Any]:
@@ -122,8 +129,8 @@ def test_outputs_come_in_the_order_of_the_model(triton: RecordingTriton) -> None
 def test_a_guard_error_reaches_the_caller_with_its_kind_and_code(adapter: Adapter, kind: str, returned: bool) -> None:
     spec = ERRORS[kind]
     error = spec.error("what was wrong", field="policy.floor")
-    stage: Callable[[Any], Any] = (lambda rows: [error]) if returned else failing(error)
-    (response,) = adapter.batch([asking()], stage)
+    stage: Callable[[Any], Any] = (lambda tensors: error) if returned else failing(error)
+    (response,) = adapter.each([asking()], stage)
     message, code = refusal(response)
     assert (message, code) == (to_wire(error), spec.triton_code)
     assert type(from_wire(f"in ensemble 'guard', {message}")) is spec.error
@@ -188,39 +195,56 @@ def test_a_log_that_fails_costs_no_response(adapter: Adapter, triton: RecordingT
     assert refusal(response) == (INTERNAL, "INTERNAL")
 
 
-def test_a_batch_keeps_the_order(adapter: Adapter) -> None:
-    responses = adapter.batch([asking(text) for text in "abc"], echoes)
+def test_responses_keep_the_order_of_the_requests(adapter: Adapter) -> None:
+    responses = adapter.each([asking(text) for text in "abc"], echo)
     assert [text_of(response) for response in responses] == ["a", "b", "c"]
-
-
-def test_a_batch_that_raises_fails_each_of_its_requests_once(adapter: Adapter, triton: RecordingTriton) -> None:
-    responses = adapter.batch([asking(), asking(), asking()], failing(MemoryError(SECRET)))
-    assert [refusal(response) for response in responses] == [(INTERNAL, "INTERNAL")] * 3
-    assert not any(SECRET in line for line in triton.logged)
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_batch_with_another_number_of_results_answers_nobody_wrongly(adapter: Adapter, count: int) -> None:
-    results: list[Result] = [{"CONTEXT": pack_text("CONTEXT", "of whom?")} for _ in range(count)]
-    responses = adapter.batch([asking(), asking()], lambda rows: results)
-    assert [refusal(response) for response in responses] == [(INTERNAL, "INTERNAL")] * 2
 
 
 def test_a_request_that_cannot_be_read_does_not_fail_its_neighbours(adapter: Adapter, triton: RecordingTriton) -> None:
     unreadable = asking(TENANT=RuntimeError(SECRET))
-    first, second, third = adapter.batch([asking("a"), unreadable, asking("c")], echoes)
+    first, second, third = adapter.each([asking("a"), unreadable, asking("c")], echo)
     assert (text_of(first), text_of(third)) == ("a", "c")
     assert refusal(second) == (INTERNAL, "INTERNAL")
     assert not any(SECRET in line for line in triton.logged)
 
 
-def test_one_refused_row_of_a_batch_leaves_the_others_alone(adapter: Adapter) -> None:
-    def stage(rows: Sequence[Tensors]) -> list[Result]:
-        return [InvalidRequest("no", field="prompt"), echo(rows[1])]
+def later(kept: list[tuple[Tensors, Done]]) -> Submit:
+    return lambda tensors, done: kept.append((tensors, done))
 
-    first, second = adapter.batch([asking("a"), asking("b")], stage)
-    assert refusal(first)[1] == "INVALID_ARG"
-    assert text_of(second) == "b"
+
+def test_a_deferred_request_is_answered_when_its_stage_is_done(adapter: Adapter) -> None:
+    kept: list[tuple[Tensors, Done]] = []
+    requests = [asking("a"), asking("b")]
+    adapter.defer(requests, later(kept))
+    assert [request.sent for request in requests] == [[], []]
+    for tensors, done in reversed(kept):
+        done(echo(tensors))
+    assert [text_of(response) for request in requests for response in request.sent] == ["a", "b"]
+
+
+def test_a_deferred_request_is_answered_once_and_its_first_answer_stands(adapter: Adapter) -> None:
+    kept: list[tuple[Tensors, Done]] = []
+    request = asking("a")
+    adapter.defer([request], later(kept))
+    ((tensors, done),) = kept
+    done(InvalidRequest("no", field="prompt"))
+    done(echo(tensors))
+    (response,) = request.sent
+    assert refusal(response)[1] == "INVALID_ARG"
+
+
+def test_a_stage_that_fails_to_take_a_request_answers_it_all_the_same(
+    adapter: Adapter, triton: RecordingTriton
+) -> None:
+    def submit(tensors: Tensors, done: Done) -> None:
+        raise RuntimeError(SECRET)
+
+    request, unreadable = asking(), asking(TENANT=RuntimeError(SECRET))
+    adapter.defer([request, unreadable], submit)
+    assert [refusal(response) for each in (request, unreadable) for response in each.sent] == [
+        (INTERNAL, "INTERNAL")
+    ] * 2
+    assert all("request-1" in line and SECRET not in line for line in triton.logged)
 
 
 @pytest.mark.parametrize(
@@ -252,15 +276,16 @@ OUTCOMES: tuple[Callable[[Tensors], Result], ...] = (
 
 @settings(deadline=None, database=None)
 @given(st.lists(st.sampled_from(range(len(OUTCOMES))), max_size=8), st.booleans())
-def test_every_request_gets_exactly_one_response(outcomes: list[int], at_once: bool) -> None:
+def test_every_request_gets_exactly_one_response(outcomes: list[int], deferred: bool) -> None:
     adapter = Adapter(RecordingTriton(), inputs=REQUEST, outputs=CONTEXT)
     requests = [asking(str(index)) for index in range(len(outcomes))]
 
     def stage(tensors: Tensors) -> Any:
         return OUTCOMES[outcomes[int(unpack_text(tensors, "PROMPT") or "")]](tensors)
 
-    if at_once:
-        responses = adapter.batch(requests, lambda rows: [stage(row) for row in rows])
+    if deferred:
+        adapter.defer(requests, lambda tensors, done: done(stage(tensors)))
+        responses = [response for request in requests for response in request.sent]
     else:
         responses = adapter.each(requests, stage)
     assert len(responses) == len(requests)
@@ -269,6 +294,19 @@ def test_every_request_gets_exactly_one_response(outcomes: list[int], at_once: b
             assert text_of(response) == str(index)
         else:
             assert isinstance(from_wire(refusal(response)[0]), GuardError)
+
+
+@pytest.mark.parametrize(("text", "length"), [("", 32), ("1", 1), ("500", 500)])
+def test_the_length_of_the_queue_is_the_operators(monkeypatch: pytest.MonkeyPatch, text: str, length: int) -> None:
+    monkeypatch.setenv(QUEUE_VARIABLE, text)
+    assert most_waiting(32) == length
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "\u0661"])
+def test_a_mistyped_length_of_the_queue_is_no_length(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(QUEUE_VARIABLE, text)
+    with pytest.raises(ValueError, match=QUEUE_VARIABLE):
+        most_waiting(32)
 
 
 def test_a_description_without_a_traceback_is_the_type_alone() -> None:

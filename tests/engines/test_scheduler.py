@@ -1,0 +1,246 @@
+"""The queue: each request answered once and on time, in order, with a typed refusal where there is no place."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from tritonguard.errors import DeadlineExceeded, GuardError, InternalError, Overloaded, Unavailable
+
+from engines.program import FreeText, Program
+from engines.protocol import Answer, Capabilities, Job
+from engines.scheduler import Results, Scheduler
+
+WAIT_S = 10.0
+QUICK, SLOW = Program(()), Program((FreeText(8, (1,), 2),))
+
+
+class Gated:
+    """An engine that holds every call until it is let go, and remembers which jobs came in it."""
+
+    capabilities = Capabilities(frozenset(), 1, "none", 64)
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+        self.began, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.failure: BaseException | None = None
+
+    def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]:
+        self.calls.append([int(job.ids[0]) for job in jobs])
+        self.began.release()
+        assert self.go.acquire(timeout=WAIT_S)
+        if self.failure is not None:
+            raise self.failure
+        return [Answer(np.zeros((1, 2), np.float32), (int(job.ids[0]),), 0) for job in jobs]
+
+
+class Answered:
+    """What `done` was called with, and how often."""
+
+    def __init__(self) -> None:
+        self.results: list[Results] = []
+        self.at = threading.Event()
+
+    def __call__(self, results: Results) -> None:
+        self.results.append(results)
+        self.at.set()
+
+    @property
+    def one(self) -> Answer | GuardError:
+        assert self.at.wait(WAIT_S)
+        ((result,),) = self.results
+        return result
+
+
+@contextmanager
+def scheduling(**limits: int) -> Iterator[tuple[Scheduler, Gated]]:
+    engine = Gated()
+    scheduler = Scheduler(engine, **limits)
+    try:
+        yield scheduler, engine
+    finally:
+        engine.go.release(100)
+        scheduler.close()
+
+
+def job(number: int, *, seconds: float | None = None, program: Program = QUICK) -> Job:
+    deadline = None if seconds is None else time.monotonic_ns() + round(seconds * 1e9)
+    return Job(np.array([number], np.int32), 0, program, deadline_ns=deadline)
+
+
+def ask(scheduler: Scheduler, *jobs: Job, priority: int = 0) -> Answered:
+    answered = Answered()
+    scheduler.submit(jobs, answered, priority=priority)
+    return answered
+
+
+def test_what_waited_goes_together_in_order_and_each_gets_its_own() -> None:
+    with scheduling() as (scheduler, engine):
+        first = ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        pair = ask(scheduler, job(1), job(2))
+        last = ask(scheduler, job(3))
+        engine.go.release(2)
+        assert isinstance(last.one, Answer)
+        assert last.one.ids == (3,)
+        assert isinstance(first.one, Answer)
+        ((one, two),) = pair.results
+        assert (isinstance(one, Answer), isinstance(two, Answer)) == (True, True)
+        assert engine.calls == [[0], [1, 2, 3]]
+
+
+def test_no_more_jobs_go_together_than_allowed() -> None:
+    with scheduling(most_together=4) as (scheduler, engine):
+        ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        asked = [ask(scheduler, job(10 * n), job(10 * n + 1)) for n in range(1, 4)]
+        engine.go.release(3)
+        assert all(each.at.wait(WAIT_S) for each in asked)
+        assert engine.calls == [[0], [10, 11, 20, 21], [30, 31]]
+
+
+def test_a_request_of_more_jobs_than_go_together_still_runs_alone() -> None:
+    with scheduling(most_together=2) as (scheduler, engine):
+        engine.go.release()
+        assert ask(scheduler, *(job(n) for n in range(5))).at.wait(WAIT_S)
+        assert engine.calls == [[0, 1, 2, 3, 4]]
+
+
+def test_a_higher_priority_goes_first_and_equal_ones_by_arrival() -> None:
+    with scheduling(most_together=1) as (scheduler, engine):
+        ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        asked = [ask(scheduler, job(n), priority=priority) for n, priority in ((1, 0), (2, 5), (3, 0), (4, 5))]
+        engine.go.release(5)
+        assert all(each.at.wait(WAIT_S) for each in asked)
+        assert engine.calls == [[0], [2], [4], [1], [3]]
+
+
+def test_a_request_that_thinks_goes_alone_and_quick_ones_together() -> None:
+    with scheduling() as (scheduler, engine):
+        ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        asked = [ask(scheduler, job(n, program=SLOW if n in (2, 3) else QUICK)) for n in range(1, 6)]
+        engine.go.release(5)
+        assert all(each.at.wait(WAIT_S) for each in asked)
+        assert engine.calls == [[0], [1, 4, 5], [2], [3]]
+
+
+def test_a_full_queue_refuses_the_next_and_keeps_the_others() -> None:
+    with scheduling(most_waiting=2) as (scheduler, engine):
+        ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        waiting = [ask(scheduler, job(n)) for n in (1, 2)]
+        refused = ask(scheduler, job(3))
+        assert isinstance(refused.one, Overloaded)
+        assert scheduler.waiting == 2
+        engine.go.release(2)
+        assert all(isinstance(each.one, Answer) for each in waiting)
+
+
+def test_in_a_full_queue_the_latest_of_the_lowest_priority_gives_way() -> None:
+    with scheduling(most_waiting=2) as (scheduler, engine):
+        ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        early, late = (ask(scheduler, job(n)) for n in (1, 2))
+        urgent = ask(scheduler, job(3), priority=1)
+        assert isinstance(late.one, Overloaded)
+        engine.go.release(2)
+        assert isinstance(urgent.one, Answer)
+        assert isinstance(early.one, Answer)
+
+
+def test_a_deadline_in_the_queue_is_answered_on_time_and_costs_the_engine_nothing() -> None:
+    with scheduling() as (scheduler, engine):
+        ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        began = time.monotonic()
+        late = ask(scheduler, job(1, seconds=0.05))
+        assert isinstance(late.one, DeadlineExceeded)
+        assert 0.05 <= time.monotonic() - began < 1.0
+        engine.go.release()
+        after = ask(scheduler, job(2))
+        engine.go.release()
+        assert isinstance(after.one, Answer)
+        assert engine.calls == [[0], [2]]
+
+
+def test_a_deadline_while_the_model_runs_is_answered_on_time_and_only_once() -> None:
+    with scheduling() as (scheduler, engine):
+        late = ask(scheduler, job(0, seconds=0.05))
+        assert isinstance(late.one, DeadlineExceeded)
+        engine.go.release()
+        engine.go.release()
+        assert isinstance(ask(scheduler, job(1)).one, Answer)
+        assert len(late.results) == 1
+
+
+def test_a_request_whose_turn_comes_after_its_deadline_is_refused_at_once() -> None:
+    with scheduling(most_together=1) as (scheduler, engine):
+        slow = ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        time.sleep(0.3)  # the pace that the queue learns
+        engine.go.release()
+        assert isinstance(slow.one, Answer)
+        ask(scheduler, job(1))
+        assert engine.began.acquire(timeout=WAIT_S)
+        began = time.monotonic()
+        assert isinstance(ask(scheduler, job(2, seconds=0.1)).one, Overloaded)
+        assert time.monotonic() - began < 0.1
+        engine.go.release(2)
+        assert isinstance(ask(scheduler, job(3, seconds=5.0)).one, Answer)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("graph"), MemoryError(), SystemExit()])
+def test_an_engine_that_fails_fails_its_call_and_nothing_after_it(failure: BaseException) -> None:
+    with scheduling() as (scheduler, engine):
+        engine.failure = failure
+        engine.go.release()
+        failed = ask(scheduler, job(0)).one
+        assert isinstance(failed, InternalError)
+        assert failed.__cause__ is failure
+        engine.failure = None
+        engine.go.release()
+        assert isinstance(ask(scheduler, job(1)).one, Answer)
+
+
+def test_closing_finishes_what_is_here_and_refuses_what_comes() -> None:
+    with scheduling() as (scheduler, engine):
+        running = ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        waiting = ask(scheduler, job(1, seconds=WAIT_S))
+        engine.go.release(2)
+        scheduler.close()
+        assert isinstance(running.one, Answer)
+        assert isinstance(waiting.one, Answer)
+        assert isinstance(ask(scheduler, job(2)).one, Unavailable)
+
+
+def test_many_threads_get_one_answer_each() -> None:
+    class Instant:
+        capabilities = Gated.capabilities
+
+        def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]:
+            return [Answer(np.zeros((1, 2), np.float32), (int(job.ids[0]),), 0) for job in jobs]
+
+    scheduler = Scheduler(Instant(), most_waiting=50)
+    asked: dict[int, Answered] = {}
+
+    def send(start: int) -> None:
+        for n in range(start, start + 200):
+            asked[n] = ask(scheduler, job(n, seconds=0.002 if n % 7 == 0 else None), priority=n % 3)
+
+    senders = [threading.Thread(target=send, args=(1000 * k,)) for k in range(4)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    scheduler.close()
+    assert len(asked) == 800
+    for n, answered in asked.items():
+        result = answered.one
+        assert isinstance(result, (DeadlineExceeded, Overloaded)) or (isinstance(result, Answer) and result.ids == (n,))
