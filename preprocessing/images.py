@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
+from tritonguard import limits as contract
 from tritonguard.errors import ImageTooLarge, InvalidImage, InvalidRequest
 
 from preprocessing.image_files import ImageFile, open_file
@@ -47,10 +48,10 @@ class ImageLimits:
     Raises ValueError for a limit below 1, or more pixels than Pillow decodes without a warning (89 million).
     """
 
-    most_bytes: int = 20 * 1024 * 1024
-    most_pixels: int = 25_000_000
-    most_side: int = 16_384
-    most_images: int = 4
+    most_bytes: int = contract.MAX_IMAGE_BYTES
+    most_pixels: int = contract.MAX_IMAGE_PIXELS
+    most_side: int = contract.MAX_IMAGE_SIDE
+    most_images: int = contract.MAX_IMAGES
 
     def __post_init__(self) -> None:
         if min(self.most_bytes, self.most_pixels, self.most_side, self.most_images) < 1:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonguard.errors import InvalidRequest
-from tritonguard.policy import MAX_POLICY_BYTES, Policy
+from tritonguard.limits import MAX_POLICY_FILE_BYTES
+from tritonguard.policy import Policy
 from tritonguard.policy_parts import PolicyPart, parts_of
 from tritonguard.request import GuardRequest
 
@@ -26,7 +27,6 @@ SETTLE_S = 0.05
 """A file that was changed less than this long ago may still be being written: it waits for the next look. This
 also keeps two changes within one tick of the file system's clock apart."""
 
-_MOST_FILE_BYTES = 2 * MAX_POLICY_BYTES  # with comments; `Policy` bounds what remains
 _MOST_NAMES = 12
 # As strict as the built-in policy: `raise` is `block` to everybody but the client, which raises by itself.
 _PLAIN = (Policy(), Policy(on_error="raise"))
@@ -163,9 +163,9 @@ class PolicyStore:
             if fresh and not at_start:
                 return None
             self._seen[file] = _signature(found)
-            if found.st_size > _MOST_FILE_BYTES:
-                raise InvalidRequest(f"policy: a file of more than {_MOST_FILE_BYTES} bytes", field="policy")
-            text = path.read_bytes()
+            with path.open("rb") as opened:
+                # One byte more than `Policy` takes: a file that is too large is refused there, not held in memory.
+                text = opened.read(MAX_POLICY_FILE_BYTES + 1)
             unsettled = fresh or _signature(path.stat()) != _signature(found)
         except FileNotFoundError:
             self._seen.pop(file, None)

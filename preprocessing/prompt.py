@@ -62,6 +62,8 @@ class PromptBuilder:
         self._marks = read_marks(folder, config, self.tokenizer, special)
         # What stands between the template's own special tokens is text, whatever it spells.
         self.tokenizer.encode_special_tokens = True
+        # Bytes of one token's text at most; a space counts as the three bytes of its mark.
+        self._longest_piece = max(len(piece.encode()) for piece in self.tokenizer.get_vocab())
         self._prefix = lru_cache(maxsize=64)(self._compute_prefix)
 
     def build(self, request: GuardRequest, part: PolicyPart = BUILT_IN) -> ModelInput:
@@ -71,7 +73,15 @@ class PromptBuilder:
         InvalidRequest when the template refuses, Unimplemented for images that the checkpoint can't read.
         """
         policy = template_arguments(request.mode, part)
-        ids = self.tokens(request.prompt, request.response, policy, images=len(request.images))
+        images = len(request.images)
+        rendered = self._rendered(request.prompt, request.response, policy, images)
+        # Tokenising a megabyte takes a second: what can't fit is refused by its length.
+        least = len(self._special.unshield(rendered).encode()) // self._longest_piece
+        if least > self.max_tokens:
+            raise PromptTooLong(
+                f"the prompt has {least} tokens or more, this server reads at most {self.max_tokens}", field="prompt"
+            )
+        ids = self._tokenise(rendered, images)
         if len(ids) > self.max_tokens:
             raise PromptTooLong(
                 f"the prompt has {len(ids)} tokens, this server reads at most {self.max_tokens}",

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_validator
 
-from tritonguard import policy_yaml
+from tritonguard import limits, policy_yaml
 from tritonguard.errors import InvalidRequest
 from tritonguard.models import ContractModel, Text
 from tritonguard.taxonomy import SEXUAL_MINOR, normalise, words
@@ -31,7 +31,6 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0, strict=True), AfterValidato
 FORMAT = "tritonguard/policy/v1"
 """Name of the file format that this release reads; a file without the key `schema` is taken to be of it."""
 
-MAX_POLICY_BYTES = 1 << 20
 NAME_PATTERN = r"^[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?$"
 VERSION_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
 # Spellings that pass as S7 inside a longer allow-list line, compared as words.
@@ -77,11 +76,20 @@ class CustomCategory(ContractModel):
             raise ValueError("a category name is one line without commas or surrounding spaces")
         return name
 
+    @field_validator("definition")
+    @classmethod
+    def _is_short(cls, definition: str | None) -> str | None:
+        if definition is not None and limits.exceeds(definition, limits.MAX_DEFINITION_BYTES):
+            raise ValueError(f"larger than {limits.MAX_DEFINITION_BYTES} bytes")
+        return definition
+
 
 def _from_names(value: Any, info: ValidationInfo) -> Any:
     """Let a list mix plain names with `{name, definition}`, as people write YAML."""
     if not isinstance(value, (list, tuple)):
         return value
+    if len(value) > limits.MAX_CATEGORIES:
+        raise ValueError(f"more than {limits.MAX_CATEGORIES} categories")
     categories = []
     for index, item in enumerate(value):
         try:
@@ -94,6 +102,17 @@ def _from_names(value: Any, info: ValidationInfo) -> Any:
     return tuple(categories)
 
 
+def _few_and_short(texts: Any, most: int, most_bytes: int) -> Any:
+    if isinstance(texts, (list, tuple)):
+        if len(texts) > most:
+            raise ValueError(f"more than {most} entries")
+        if any(isinstance(text, str) and limits.exceeds(text, most_bytes) for text in texts):
+            raise ValueError(f"an entry is larger than {most_bytes} bytes")
+        if any(isinstance(text, str) and limits.stacks_marks(text) for text in texts):
+            raise ValueError(f"an entry has more than {limits.MAX_MARKS} combining marks in a row")
+    return texts
+
+
 class Policy(ContractModel):
     """A safety policy. `Policy()` is the built-in one.
 
@@ -101,7 +120,7 @@ class Policy(ContractModel):
     suppress: built-in categories (code, name or alias) to leave out. inject: categories to add.
     allow_list: lines that are explicitly permitted even where they touch a category.
     floor: the operator's wish to judge the built-in policy beside any other. also_builtin: the caller's.
-    on_error: what an indeterminate verdict, a missed deadline, an unavailable or an overloaded server means.
+    on_error: what an indeterminate verdict or a failure of the service (late, unavailable, overloaded, faulty) means.
 
     Raises InvalidRequest, as every constructor here; its `field` names the key.
     """
@@ -151,6 +170,17 @@ class Policy(ContractModel):
 
     _read_taxonomy = field_validator("custom_taxonomy", "inject", mode="before")(_from_names)
 
+    @field_validator("suppress", mode="before")
+    @classmethod
+    def _are_names(cls, suppress: Any) -> Any:
+        # Before each is read: reading takes longer than counting. So it is with `allow_list`.
+        return _few_and_short(suppress, limits.MAX_CATEGORIES, limits.MAX_NAME_BYTES)
+
+    @field_validator("allow_list", mode="before")
+    @classmethod
+    def _are_lines(cls, allow_list: Any) -> Any:
+        return _few_and_short(allow_list, limits.MAX_ALLOWED_LINES, limits.MAX_ALLOWED_LINE_BYTES)
+
     @field_validator("suppress")
     @classmethod
     def _names_categories(cls, suppress: tuple[str, ...]) -> tuple[str, ...]:
@@ -182,8 +212,8 @@ class Policy(ContractModel):
         if self.also_builtin and self.is_builtin:
             raise ValueError("also_builtin asks for the built-in policy beside a custom one, and there is none")
         self._refuse_repeated_names()
-        if len(self.canonical_json().encode()) > MAX_POLICY_BYTES:
-            raise ValueError(f"larger than {MAX_POLICY_BYTES} bytes")
+        if len(self.canonical_json().encode()) > limits.MAX_POLICY_BYTES:
+            raise ValueError(f"larger than {limits.MAX_POLICY_BYTES} bytes")
 
     def _refuse_repeated_names(self) -> None:
         listed = self.custom_taxonomy if isinstance(self.custom_taxonomy, tuple) else self.inject
@@ -212,7 +242,10 @@ class Policy(ContractModel):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Policy:
-        """The policy of a JSON text, canonical or not. Raises InvalidRequest."""
+        """The policy of a JSON text, canonical or not, of at most `limits.MAX_POLICY_BYTES`. Raises InvalidRequest."""
+        most = limits.MAX_POLICY_BYTES
+        if limits.exceeds(text, most) if isinstance(text, str) else len(text) > most:
+            raise InvalidRequest(f"policy: larger than {most} bytes", field=cls.path)
         try:
             data = json.loads(text)
         except (ValueError, RecursionError):
@@ -226,7 +259,10 @@ class Policy(ContractModel):
         Unknown and repeated keys are errors, and so is a `schema` other than `FORMAT`; the message ends with
         the line. An unreadable file raises OSError.
         """
-        document = policy_yaml.read(source if isinstance(source, (str, bytes)) else Path(source).read_bytes())
+        if not isinstance(source, (str, bytes)):
+            with Path(source).open("rb") as file:
+                source = file.read(limits.MAX_POLICY_FILE_BYTES + 1)
+        document = policy_yaml.read(source)
         try:
             return cls.from_document(document)
         except InvalidRequest as error:
@@ -246,4 +282,8 @@ class Policy(ContractModel):
     def _from_data(cls, data: Any) -> Policy:
         if not isinstance(data, dict):
             raise InvalidRequest("policy: not a mapping of keys to values", field=cls.path)
+        try:
+            limits.refuse_excess(data)
+        except ValueError as error:
+            raise InvalidRequest(f"policy: {error}", field=cls.path) from None
         return cls.model_validate(data)

@@ -16,23 +16,27 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBytes, StrictInt, field_validator
 
+from tritonguard import limits
 from tritonguard import tensors as wire
-from tritonguard.errors import GuardError, InvalidRequest, Unimplemented, UnsupportedContract
+from tritonguard.errors import GuardError, ImageTooLarge, InvalidRequest, Unimplemented, UnsupportedContract
 from tritonguard.models import ContractModel, Text
 from tritonguard.policy import Policy
 
-MAX_TEXT_BYTES = 1 << 20
-"""UTF-8 bytes of a prompt or a response; far above any token budget, it only bounds the work of refusing."""
-
-MAX_DEADLINE_S = 600.0
+MAX_TEXT_BYTES = limits.MAX_TEXT_BYTES
+MAX_DEADLINE_S = limits.MAX_DEADLINE_S
 DEFAULT_DEADLINE_S = 10.0
 DEFAULT_THINK_BUDGET = 128
 """Most tokens of reasoning where a request names no budget."""
 
-MAX_THINK_BUDGET = 32_768
 _INT32_MAX = 2**31 - 1
 
-PrintableAscii = Annotated[Text, Field(pattern=r"^[\x20-\x7e]{1,128}$")]
+PrintableAscii = Annotated[Text, Field(pattern=rf"^[\x20-\x7e]{{1,{limits.MAX_NAME_BYTES}}}$")]
+
+
+def _refuse_long(text: str | None) -> str | None:
+    if text is not None and limits.exceeds(text, MAX_TEXT_BYTES):
+        raise ValueError(f"larger than {MAX_TEXT_BYTES} bytes")
+    return text
 
 
 class Mode(str, Enum):
@@ -50,6 +54,8 @@ class Turn(ContractModel):
 
     role: Literal["user", "assistant"]
     content: Text
+
+    _fits = field_validator("content")(_refuse_long)
 
 
 class GuardRequest(ContractModel):
@@ -73,19 +79,14 @@ class GuardRequest(ContractModel):
     policy: Policy = Policy()
     policy_name: PrintableAscii | None = None
     mode: Mode = Mode.VERDICT
-    think_budget: Annotated[StrictInt, Field(ge=1, le=MAX_THINK_BUDGET)] | None = None
+    think_budget: Annotated[StrictInt, Field(ge=1, le=limits.MAX_THINK_BUDGET)] | None = None
     deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S, strict=True)] = DEFAULT_DEADLINE_S
     priority: Annotated[StrictInt, Field(ge=0, le=_INT32_MAX)] = 0
     tenant: PrintableAscii | None = None
     request_id: PrintableAscii = Field(default_factory=lambda: uuid.uuid4().hex)
-    turns: Annotated[tuple[Turn, ...], Field(min_length=1)] | None = None
+    turns: Annotated[tuple[Turn, ...], Field(min_length=1, max_length=limits.MAX_TURNS)] | None = None
 
-    @field_validator("prompt", "response")
-    @classmethod
-    def _fits(cls, text: str | None) -> str | None:
-        if text is not None and len(text.encode("utf-8")) > MAX_TEXT_BYTES:
-            raise ValueError(f"larger than {MAX_TEXT_BYTES} bytes")
-        return text
+    _fits = field_validator("prompt", "response")(_refuse_long)
 
     @field_validator("deadline_s")
     @classmethod
@@ -148,8 +149,9 @@ def from_tensors(tensors: Mapping[str, wire.Array]) -> GuardRequest:
     """The request that arrives at the server; the inverse of `to_tensors`.
 
     Raises UnsupportedContract for a version this server does not know (looked at first: nothing else of such
-    a request can be trusted to mean what it seems) and InvalidRequest for everything malformed. Both carry
-    the request id where it could be read.
+    a request can be trusted to mean what it seems), InvalidRequest for everything malformed, and ImageTooLarge
+    for too many images or too large ones. All carry the request id where it could be read. Sizes are looked at
+    before anything is decoded or parsed (`limits`).
     """
     request_id = _request_id(tensors)
     try:
@@ -169,6 +171,7 @@ def _read(tensors: Mapping[str, wire.Array]) -> GuardRequest:
     unknown = sorted(set(tensors) - {spec.name for spec in wire.REQUEST})
     if unknown:
         raise InvalidRequest(f"unknown tensor {unknown[0]}", field=unknown[0].lower())
+    _refuse_large(tensors)
     images = wire.unpack(tensors, "IMAGES")
     policy = wire.unpack_text(tensors, "POLICY")
     turns = wire.unpack_text(tensors, "TURNS")
@@ -188,6 +191,25 @@ def _read(tensors: Mapping[str, wire.Array]) -> GuardRequest:
     )
 
 
+def _refuse_large(tensors: Mapping[str, wire.Array]) -> None:
+    """By sizes alone. What is no tensor of bytes is left to the table."""
+    images = tensors.get("IMAGES")
+    if images is not None and images.size > limits.MAX_IMAGES:
+        raise ImageTooLarge(f"{images.size} images, this server takes at most {limits.MAX_IMAGES}", field="images")
+    for name, most_bytes in limits.REQUEST_BYTES.items():
+        packed = tensors.get(name)
+        if packed is None or packed.size > limits.MAX_IMAGES:
+            continue
+        for number, element in enumerate(packed.flat):
+            if isinstance(element, bytes) and len(element) > most_bytes:
+                if name == "IMAGES":
+                    raise ImageTooLarge(
+                        f"the file has {len(element)} bytes, this server takes at most {most_bytes}",
+                        field=f"images.{number}",
+                    )
+                raise InvalidRequest(f"{name.lower()}: larger than {most_bytes} bytes", field=name.lower())
+
+
 def _mode(text: str) -> Mode:
     try:
         return Mode(text)
@@ -203,13 +225,20 @@ def _turns(text: str) -> tuple[Turn, ...]:
         raise InvalidRequest("turns: not JSON", field="turns") from None
     if not isinstance(data, list):
         raise InvalidRequest("turns: not a list", field="turns")
+    if len(data) > limits.MAX_TURNS:
+        raise InvalidRequest(f"turns: more than {limits.MAX_TURNS}", field="turns")
+    try:
+        limits.refuse_excess(data)
+    except ValueError as error:
+        raise InvalidRequest(f"turns: {error}", field="turns") from None
     return tuple(Turn.model_validate(turn) for turn in data)
 
 
 def _request_id(tensors: Mapping[str, wire.Array]) -> str | None:
     """For the error's sake only, so anything wrong with it is None here."""
     try:
-        text = wire.unpack_text(tensors, "REQUEST_ID")
-    except wire.MalformedTensor:
+        raw = wire.unpack_bytes(tensors, "REQUEST_ID")
+        text = raw.decode("ascii") if raw and len(raw) <= limits.MAX_NAME_BYTES else ""
+    except (wire.MalformedTensor, UnicodeDecodeError):
         return None
-    return text if text and text.isascii() and text.isprintable() and len(text) <= 128 else None
+    return text if text and text.isprintable() else None

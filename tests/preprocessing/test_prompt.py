@@ -149,3 +149,17 @@ def test_a_folder_without_one_of_its_files_is_refused(base_folder: Path, tmp_pat
         (tmp_path / name).symlink_to((base_folder / name).resolve())
     with pytest.raises(BundleError, match="lacks a readable tokenizer or chat template"):
         PromptBuilder(tmp_path, max_tokens=100)
+
+
+def test_without_the_mark_tokens_no_text_holds_a_mark(builder: PromptBuilder) -> None:
+    left = set(builder.tokenizer.get_vocab().values()) - builder.mark_ids
+    assert len(left) > 250_000
+    assert all("<" not in builder.decode_text([id]) for id in sorted(left)[::101])
+    # Bytes of other characters stay, so that every language can still be written.
+    assert builder.tokenizer.token_to_id("<0xE2>") in left
+    assert builder.tokenizer.token_to_id("<0x3C>") in builder.mark_ids
+
+
+@pytest.mark.parametrize("mark", ["<think>", "</think>", " <think>", "a</think", "<end_of_turn>", "x<y"])
+def test_every_spelling_of_a_mark_needs_a_mark_token(builder: PromptBuilder, mark: str) -> None:
+    assert set(builder.encode_text(mark)) & builder.mark_ids

@@ -109,6 +109,27 @@ def test_an_image_alone_has_no_text_to_judge(stage: PrepareStage) -> None:
     assert asked(run(stage, prompt="", images=[picture()])[1]) == [("built-in", True)]
 
 
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(
+    builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = with_vision(PromptBuilder(builder.folder, max_tokens=700), "none")
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("tokenised before its length was looked at")
+
+    monkeypatch.setattr(PromptBuilder, "_tokenise", fail)
+    with pytest.raises(PromptTooLong, match="tokens or more") as caught:
+        run(stage, prompt="a" * (1 << 20))
+    assert caught.value.field == "prompt"
+
+
+@pytest.mark.parametrize("text", [" " * 20_000, "\n" * 20_000, "<bos>" * 4000, "\ue000" * 7000, "\u4e2d" * 7000])
+def test_the_least_number_of_tokens_is_never_more_than_there_are(builder: PromptBuilder, text: str) -> None:
+    text = f"x{text}x"
+    least = len(text.encode()) // builder._longest_piece
+    assert 0 < least <= len(builder.encode_text(text))
+
+
 def test_what_cannot_be_read_or_is_not_served_is_refused(stage: PrepareStage) -> None:
     with pytest.raises(InvalidImage):
         run(stage, images=[b"https://example.org/cat.png"])
