@@ -62,7 +62,8 @@ class Scheduler:
         self._waiting: list[_Entry] = []
         self._running: list[_Entry] = []
         self._arrived = 0
-        self._call_ns = 0.0
+        self._began_ns = 0
+        self._call_ns = {False: 0.0, True: 0.0}  # mean duration of a call, by `slow`
         self._closed = False
         self._changed = threading.Condition()
         self._threads = [
@@ -74,7 +75,7 @@ class Scheduler:
 
     def submit(self, jobs: Sequence[Job], done: Done, *, priority: int = 0) -> None:
         """Queue one request. `done` is called once, from any thread: with a result for each job as `Engine.run` gives
-        it, or with one GuardError for all: Overloaded (the queue is full, or too long for this deadline),
+        it, or with one GuardError for all: Overloaded (the queue is full, or was too long for this deadline),
         DeadlineExceeded (on time, even while the engine is busy with it), Unavailable (closed), InternalError (the
         engine failed; the cause is chained).
         """
@@ -111,12 +112,15 @@ class Scheduler:
         return (self._waiting.pop() if full else None), Overloaded("too many requests are waiting")
 
     def _comes_too_late(self, entry: _Entry) -> bool:
-        """Whether, at the pace of the latest calls, its turn comes after its deadline. Never beside an idle engine."""
+        """Whether, at the pace of the latest calls, it would be done too late. Never beside an idle engine."""
         if entry.deadline_ns is None or not self._running:
             return False
-        before = sum(len(each.jobs) for each in self._waiting if each.rank < entry.rank)
-        calls = 1 + before // self._most_together
-        return time.monotonic_ns() + calls * self._call_ns > entry.deadline_ns
+        now = time.monotonic_ns()
+        before = [each for each in self._waiting if each.rank < entry.rank]
+        quick = sum(len(each.jobs) for each in before if not each.slow)
+        calls = [each.slow for each in before if each.slow] + [False] * (quick // self._most_together) + [entry.slow]
+        under_way = max(0.0, self._began_ns + self._call_ns[self._running[0].slow] - now)
+        return now + under_way + sum(self._call_ns[slow] for slow in calls) > entry.deadline_ns
 
     def _work(self) -> None:
         while True:
@@ -124,16 +128,28 @@ class Scheduler:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return
-                self._running = self._next()
-            began = time.monotonic_ns()
-            batch = self._running
+                hopeless = self._drop_hopeless()
+                batch = self._running = self._next()
+                began = self._began_ns = time.monotonic_ns()
+            for entry in hopeless:
+                self._answer(entry, Overloaded("its turn came too late for its deadline"))
             for entry, results in zip(batch, self._run(batch), strict=True):
                 self._answer(entry, results)
             with self._changed:
-                took = time.monotonic_ns() - began
-                self._call_ns = took if not self._call_ns else self._call_ns + _LATEST * (took - self._call_ns)
+                took, slow = time.monotonic_ns() - began, batch[0].slow
+                known = self._call_ns[slow]
+                self._call_ns[slow] = known + _LATEST * (took - known) if known else took
                 self._running = []
                 self._changed.notify_all()
+
+    def _drop_hopeless(self) -> list[_Entry]:
+        """Take out what could not be done in time, as long as something else waits: the engine's time is theirs."""
+        now = time.monotonic_ns()
+        late = [e for e in self._waiting if e.deadline_ns is not None and now + self._call_ns[e.slow] > e.deadline_ns]
+        if len(late) == len(self._waiting):
+            late = late[1:]
+        self._waiting = [entry for entry in self._waiting if entry not in late]
+        return late
 
     def _next(self) -> list[_Entry]:
         """The front of the queue; behind a quick one, other quick ones, as many as go together."""

@@ -25,11 +25,11 @@ from tritonguard.policy import Policy
 from tritonguard.request import GuardRequest
 from tritonguard.verdict import Verdict
 
-from serving.cli import add_bundle
 from serving.demo_table import Row, notes, table
 from serving.errors import LaunchError
 from serving.launch import ServerSettings, TritonServer
 from serving.policy_switches import PolicySwitches
+from serving.serve_options import add_bundle
 
 MOST_WRONG = 2
 ASKED: tuple[Example, ...] = EXAMPLES + NAMED

@@ -9,6 +9,7 @@
      +- PortInUse               another program has the port
      +- BundleMissing           no bundle in the folder
      +- RepositoryMissing       no model repository in the folder
+     +- TlsFilesRefused         the certificates or keys are missing, broken, or do not fit each other
      +- StartFailed             the server died or was not ready in time; the text ends with the log's tail
 
 Every message says what to do about it.
@@ -51,6 +52,10 @@ class BundleMissing(LaunchError):
 
 class RepositoryMissing(LaunchError):
     """The folder holds no model repository."""
+
+
+class TlsFilesRefused(LaunchError):
+    """The files of TLS can't be served with."""
 
 
 class StartFailed(LaunchError):

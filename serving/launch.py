@@ -1,7 +1,7 @@
 """A real Triton server as a context manager.
 
     settings = ServerSettings(bundle=Path("build/bundle"), http_port=0, grpc_port=0, metrics_port=0)
-    with TritonServer(settings) as server, Guard(server.endpoints.grpc) as guard:
+    with TritonServer(settings) as server, Guard(server.endpoints.grpc, tls=server.tls) as guard:
         ...
 
 For this machine only: the wheel's Triton (2.51) has published holes through which anybody who reaches it can
@@ -11,38 +11,34 @@ run code, fixed in 25.07. What others shall reach runs on the production image.
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import os
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections import deque
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
-from serving.errors import (
-    BundleMissing,
-    NotLoopback,
-    PortInUse,
-    RepositoryMissing,
-    StartFailed,
-)
+from tritonguard.grpc_transport import GrpcTransport
+from tritonguard.tls import Tls
+
+from serving.adapter import QUEUE_VARIABLE
+from serving.errors import BundleMissing, RepositoryMissing
+from serving.flags import Ports, choose_ports, flags, loopback
 from serving.installation import Installation
+from serving.log_copy import LogTarget
+from serving.log_lines import LogFormat, LogRecord
 from serving.policy_switches import PolicySwitches
+from serving.server_process import POLL_S, Aborted, ServerProcess
+from serving.tls_files import TlsFiles
 
 MODEL_REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
 ENSEMBLE = "guard"
+DEFAULT_QUEUE = 32
 
-_TAIL_LINES = 40
-_POLL_S = 0.1
-_KILL_AFTER_S = 5.0
+_ASK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,9 @@ class ServerSettings:
 
     bundle: folder with a manifest.json; whether its files are whole is checked by the stages that load it.
     model_repository: folder of the four models. host: an IPv4 loopback address or `localhost`.
-    http_port, grpc_port, metrics_port: 0 takes a free one. policies: the operator's switches.
-    log: file that the server's output is added to; None: standard error.
+    http_port, grpc_port, metrics_port: 0 takes a free one. http: False leaves HTTP out (metrics stay).
+    tls: of gRPC; None: plain. policies: the operator's switches. queue: most requests that wait for the engine.
+    log: file that the server's output is added to; None: standard error. log_format: of its lines.
     ready_timeout_s: seconds until every model must be loaded. exit_timeout_s: whole seconds that running
     requests get at the end.
     """
@@ -63,15 +60,19 @@ class ServerSettings:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    http: bool = True
+    tls: TlsFiles | None = None
     log: Path | None = None
+    log_format: LogFormat = "json"
     policies: PolicySwitches = field(default_factory=PolicySwitches)
+    queue: int = DEFAULT_QUEUE
     ready_timeout_s: float = 180.0
     exit_timeout_s: int = 10
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """host:port of each protocol, without a scheme."""
+    """host:port of each protocol, without a scheme. http: empty where it is not served."""
 
     http: str
     grpc: str
@@ -81,14 +82,19 @@ class Endpoints:
 class TritonServer:
     """A running server; starts on entering and stops on leaving. Not reusable while it runs.
 
-    Raises LaunchError (its tree is in `serving.errors`) where the server can't be started.
+    Raises LaunchError (its tree is in `serving.errors`) where the server can't be started. Started in the main
+    thread, the server ends with this process, also where that is killed.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
+        self.tls: Tls | None = None
+        """How a client on this machine connects; None: without TLS. Known after the start."""
         self._resources = ExitStack()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ServerProcess | None = None
         self._endpoints: Endpoints | None = None
+        self._target: LogTarget | None = None
+        self._run: Callable[[], None] | None = None
 
     def __enter__(self) -> TritonServer:
         self.start()
@@ -103,146 +109,130 @@ class TritonServer:
     def endpoints(self) -> Endpoints:
         """Where it listens. RuntimeError before the start."""
         if self._endpoints is None:
-            raise RuntimeError("the server has not been started")
+            raise _not_started()
         return self._endpoints
 
     def start(self) -> None:
         """Start and wait until every model is ready. Raises LaunchError."""
-        host = loopback(self.settings.host)
-        refuse_missing(self.settings)
-        self.settings.policies.refuse_broken()
+        settings = self.settings
+        host = loopback(settings.host)
+        refuse_missing(settings)
+        settings.policies.refuse_broken()
+        self.tls = self._canary_tls()
         installation = Installation.find()
         try:
-            backends = installation.assemble(
-                Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="tritonguard-")))
-            )
-            ports = choose_ports(host, self.settings)
-            self._endpoints = Endpoints(*(f"{host}:{port}" for port in ports))
-            command = [str(installation.server), *flags(self.settings, host, ports, backends)]
-            base = {**os.environ, **self.settings.policies.environment()}
-            environment = installation.environment(base, bundle=self.settings.bundle)
-            try:
-                self._run(command, environment)
-            except _Aborted:
-                # Seen about once in 300 starts of this Triton, before any of our code runs; never twice.
-                self._run(command, environment)
+            folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="tritonguard-"))
+            backends = installation.assemble(Path(folder))
+            wanted = Ports(settings.http_port if settings.http else None, settings.grpc_port, settings.metrics_port)
+            ports = choose_ports(host, wanted)
+            self._endpoints = _endpoints(host, ports)
+            target = self._target = LogTarget(settings.log, settings.log_format)
+            self._resources.callback(target.close)
+            base = {**os.environ, **settings.policies.environment(), QUEUE_VARIABLE: str(settings.queue)}
+            environment = installation.environment(base, bundle=settings.bundle)
+
+            def run() -> None:
+                arguments = flags(
+                    settings.model_repository,
+                    backends,
+                    host=host,
+                    ports=ports,
+                    tls=settings.tls,
+                    exit_timeout_s=settings.exit_timeout_s,
+                )
+                command = [str(installation.server), *arguments]
+                self._process = ServerProcess(command, environment, target, exit_timeout_s=settings.exit_timeout_s)
+                self._process.wait_ready(self._is_ready, timeout_s=settings.ready_timeout_s)
+
+            self._run = run
+            self._run_again_after_an_abort()
         except BaseException:
             self.stop()
             raise
 
+    def restart(self) -> None:
+        """Kill what is left of the server, without its exit timeout, and start it again on the same ports.
+
+        Raises LaunchError where it does not come up again; it can then be tried again.
+        """
+        if self._run is None:
+            raise _not_started()
+        self.kill()
+        refuse_missing(self.settings)
+        # The files may be newer ones by now.
+        self.tls = self._canary_tls()
+        try:
+            self._run_again_after_an_abort()
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End the server at once, without its exit timeout; `restart` and `stop` are what can follow."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+
+    def status(self) -> int | None:
+        """The exit status of a server that has ended (negative: the signal that ended it); None while it runs."""
+        return self._running.status()
+
+    def has_lost_a_stage(self) -> bool:
+        """Whether a Python stage died. This Triton then says for ever that it is ready, and answers nothing."""
+        return self._running.has_lost_a_stage()
+
     def wait(self) -> int:
-        """Block until the server ends; its exit status (negative: the signal that ended it)."""
-        process = self._process
-        if process is None:
-            raise RuntimeError("the server has not been started")
-        # Not process.wait(): a signal that comes just before its system call would not end that call.
-        while (status := process.poll()) is None:
-            time.sleep(_POLL_S)
+        """Block until the server ends; its exit status."""
+        process = self._running
+        # Not a wait for the process: a signal that comes just before its system call would not end that call.
+        while (status := process.status()) is None:
+            time.sleep(POLL_S)
         return status
 
+    def tell(self, record: LogRecord) -> None:
+        """Add an event to the log; it goes to standard error as well."""
+        if self._target is None:
+            raise _not_started()
+        self._target.tell(record)
+
     def stop(self) -> int | None:
-        """End it: running requests are finished, then it is killed. Its exit status; None: it never ran."""
+        """End it: running requests are finished, then it is killed. Its exit status; None: it did not run."""
         process, self._process = self._process, None
-        status = None if process is None else self._end(process)
+        status = None if process is None else process.end()
+        self._run = None
         self._resources.close()
         return status
 
-    def _run(self, command: list[str], environment: dict[str, str]) -> None:
-        # A session of its own: Ctrl-C in a terminal must reach it through `stop`, once.
-        self._process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        log = _Log(self._process.stdout, self.settings.log)
-        self._resources.callback(log.close)
-        give_up = time.monotonic() + self.settings.ready_timeout_s
-        while not self._is_ready():
-            status = self._process.poll()
-            if status is not None:
-                log.close()
-                failure = _Aborted if status == -signal.SIGABRT else StartFailed
-                raise failure(f"Triton ended with status {status} before it was ready.{log.tail()}")
-            if time.monotonic() > give_up:
-                raise StartFailed(f"Triton was not ready within {self.settings.ready_timeout_s:g} s.{log.tail()}")
-            time.sleep(_POLL_S)
+    @property
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise _not_started()
+        return self._process
+
+    def _run_again_after_an_abort(self) -> None:
+        assert self._run is not None
+        try:
+            self._run()
+        except Aborted:
+            # Seen about once in 300 starts of this Triton, before any of our code runs; never twice.
+            self._run()
+
+    def _canary_tls(self) -> Tls | None:
+        return self.settings.tls.canary() if self.settings.tls else None
 
     def _is_ready(self) -> bool:
-        connection = http.client.HTTPConnection(self.endpoints.http, timeout=1.0)
+        where = self.endpoints.http
+        return _is_ready_over_http(where) if where else self._is_ready_over_grpc()
+
+    def _is_ready_over_grpc(self) -> bool:
+        host, port = self.endpoints.grpc.split(":")
         try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
+            # A gRPC channel that is refused waits longer before each further try; a socket doesn't.
+            socket.create_connection((host, int(port)), timeout=_ASK_S).close()
+        except OSError:
             return False
-        finally:
-            connection.close()
-
-    def _end(self, process: subprocess.Popen[bytes]) -> int:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            return process.wait(self.settings.exit_timeout_s + _KILL_AFTER_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
-        finally:
-            # Stubs that lost their server; after a clean end there are none.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-class _Aborted(StartFailed):
-    """The server ended by SIGABRT while starting."""
-
-
-class _Log:
-    """Copies the server's output to a file or to standard error, and keeps its end for error messages."""
-
-    def __init__(self, stream: IO[bytes], path: Path | None) -> None:
-        self._lines: deque[str] = deque(maxlen=_TAIL_LINES)
-        self._stream = stream
-        self._target = path.open("a", encoding="utf-8") if path else None
-        self._thread = threading.Thread(target=self._copy, name="triton-log", daemon=True)
-        self._thread.start()
-
-    def _copy(self) -> None:
-        with self._stream:
-            for raw in self._stream:
-                line = raw.decode("utf-8", errors="replace")
-                self._lines.append(line)
-                # Looked up each time: whoever replaced standard error meanwhile wants it there.
-                target = self._target or sys.stderr
-                with suppress(OSError, ValueError):
-                    target.write(line)
-                    target.flush()
-
-    def tail(self) -> str:
-        return " The end of its log:\n" + "".join(f"  {line}" for line in list(self._lines))
-
-    def close(self) -> None:
-        """Once the server has ended."""
-        self._thread.join(timeout=2.0)
-        if self._target is not None:
-            self._target.close()
-
-
-def loopback(host: str) -> str:
-    """`host` as an IPv4 loopback address. Raises NotLoopback for everything that others could reach."""
-    address = "127.0.0.1" if host == "localhost" else host
-    try:
-        if ipaddress.IPv4Address(address).is_loopback:
-            return address
-    except ValueError:
-        pass
-    raise NotLoopback(
-        f"{host} is refused: this Triton (2.51, release 24.10) has published holes that let anybody who can "
-        "reach it run code without a password (fixed in 25.07 and later). It listens on 127.0.0.1 only; "
-        "for everything that others shall reach, use the production image (see SECURITY.md)"
-    )
+        with closing(GrpcTransport(self.endpoints.grpc, model=ENSEMBLE, tls=self.tls)) as transport:
+            return transport.readiness(deadline_s=_ASK_S).ready
 
 
 def refuse_missing(settings: ServerSettings) -> None:
@@ -253,46 +243,21 @@ def refuse_missing(settings: ServerSettings) -> None:
         raise RepositoryMissing(f"{settings.model_repository} holds no model repository (no {ENSEMBLE}/config.pbtxt)")
 
 
-def choose_ports(host: str, settings: ServerSettings) -> tuple[int, int, int]:
-    """The ports for HTTP, gRPC and metrics, each free a moment ago. Raises PortInUse."""
-    wanted = (settings.http_port, settings.grpc_port, settings.metrics_port)
-    with ExitStack() as stack:
-        # All held at once, so that no free port is chosen twice.
-        sockets = [stack.enter_context(_bound(host, port)) for port in wanted]
-        http_port, grpc_port, metrics_port = (opened.getsockname()[1] for opened in sockets)
-    return http_port, grpc_port, metrics_port
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    # As the server does it: connections of a server that has just ended do not count.
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _is_ready_over_http(where: str) -> bool:
+    connection = http.client.HTTPConnection(where, timeout=_ASK_S)
     try:
-        opened.bind((host, port))
-    except OSError as error:
-        opened.close()
-        raise PortInUse(
-            f"port {port} on {host} can't be had ({error.strerror}); choose another, or 0 for any free one"
-        ) from error
-    return opened
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
-def flags(settings: ServerSettings, host: str, ports: tuple[int, int, int], backends: Path) -> list[str]:
-    """tritonserver's arguments."""
-    http_port, grpc_port, metrics_port = ports
-    return [
-        f"--model-repository={settings.model_repository.resolve()}",
-        f"--backend-directory={backends}",
-        "--model-control-mode=none",
-        # The configurations are complete; asking each model's Python for one costs seconds.
-        "--disable-auto-complete-config",
-        f"--http-address={host}",
-        f"--http-port={http_port}",
-        f"--grpc-address={host}",
-        f"--grpc-port={grpc_port}",
-        f"--metrics-address={host}",
-        f"--metrics-port={metrics_port}",
-        "--allow-gpu-metrics=false",
-        "--pinned-memory-pool-byte-size=0",
-        f"--exit-timeout-secs={settings.exit_timeout_s}",
-    ]
+def _endpoints(host: str, ports: Ports) -> Endpoints:
+    http = "" if ports.http is None else f"{host}:{ports.http}"
+    return Endpoints(http, f"{host}:{ports.grpc}", f"{host}:{ports.metrics}")
+
+
+def _not_started() -> RuntimeError:
+    return RuntimeError("the server has not been started")

@@ -26,7 +26,7 @@ class Reader(Protocol):
         """Returns the longer context and logits float32 [C] of the candidates behind the last id."""
         ...
 
-    def best(self, context: Context, ids: Sequence[int], without: frozenset[int]) -> tuple[Context, int]:
+    def best(self, context: Context, ids: Sequence[int], without: frozenset[int] = frozenset()) -> tuple[Context, int]:
         """Returns the longer context and the likeliest id of the whole vocabulary behind the last id.
 
         without: ids passed over; one of them comes back only where nothing else is likely at all.

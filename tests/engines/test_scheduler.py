@@ -195,6 +195,28 @@ def test_a_request_whose_turn_comes_after_its_deadline_is_refused_at_once() -> N
         assert isinstance(ask(scheduler, job(3, seconds=5.0)).one, Answer)
 
 
+def test_of_what_waits_nothing_is_begun_that_cannot_be_done_in_time_unless_it_is_alone() -> None:
+    with scheduling(most_together=1) as (scheduler, engine):
+        taught = ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        time.sleep(0.3)
+        engine.go.release()
+        assert isinstance(taught.one, Answer)
+        ask(scheduler, job(1))
+        assert engine.began.acquire(timeout=WAIT_S)
+        # The forecast lets it in; then the call under way takes longer than was to be expected.
+        hopeless, patient = ask(scheduler, job(2, seconds=0.8)), ask(scheduler, job(3, seconds=WAIT_S))
+        time.sleep(0.6)
+        engine.go.release(2)
+        assert isinstance(hopeless.one, Overloaded)
+        assert isinstance(patient.one, Answer)
+        assert engine.calls == [[0], [1], [3]]
+        alone = ask(scheduler, job(4, seconds=0.1))
+        engine.go.release()
+        assert isinstance(alone.one, (Answer, DeadlineExceeded))
+        assert engine.calls[-1] == [4]
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("graph"), MemoryError(), SystemExit()])
 def test_an_engine_that_fails_fails_its_call_and_nothing_after_it(failure: BaseException) -> None:
     with scheduling() as (scheduler, engine):

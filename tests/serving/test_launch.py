@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from serving import launch
-from serving.errors import BundleMissing, NotLoopback, PortInUse, RepositoryMissing, StartFailed
+from serving import server_process
+from serving.errors import BundleMissing, NotLoopback, PortInUse, RepositoryMissing, StartFailed, TlsFilesRefused
 from serving.installation import Installation
-from serving.launch import ServerSettings, TritonServer, choose_ports, loopback
+from serving.launch import ServerSettings, TritonServer
+from serving.log_lines import LogFormat
 from serving.policy_switches import PoliciesRefused, PolicySwitches
+from serving.tls_files import TlsFiles
 
 READY = """
 import http.server, os, signal, sys, threading
@@ -84,18 +89,6 @@ def taken() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost"])
-def test_loopback_is_served(host: str) -> None:
-    assert loopback(host).startswith("127.")
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "::1", "example.org", ""])
-def test_everything_else_is_refused_with_the_reason(host: str) -> None:
-    with pytest.raises(NotLoopback, match=r"fixed in 25\.07") as refused:
-        loopback(host)
-    assert "production image" in str(refused.value)
-
-
 def test_a_reachable_address_is_refused_before_anything_starts(settings: ServerSettings) -> None:
     with pytest.raises(NotLoopback), TritonServer(replace(settings, host="0.0.0.0")):
         pass
@@ -118,14 +111,12 @@ def test_a_port_in_use_is_named(serve: Serve, taken: int) -> None:
         pass
 
 
-def test_the_same_port_twice_is_refused(settings: ServerSettings, taken: int) -> None:
-    with pytest.raises(PortInUse):
-        choose_ports("127.0.0.1", replace(settings, http_port=taken, grpc_port=taken))
-
-
-def test_free_ports_are_three_different_ones(settings: ServerSettings) -> None:
-    ports = choose_ports("127.0.0.1", settings)
-    assert len({*ports, 0}) == 4
+def test_tls_files_that_are_not_there_are_refused_before_anything_starts(settings: ServerSettings) -> None:
+    nowhere = settings.bundle / "nowhere.pem"
+    with pytest.raises(TlsFilesRefused), TritonServer(replace(settings, tls=TlsFiles(nowhere, nowhere))):
+        pass
+    assert settings.log is not None
+    assert not settings.log.exists()
 
 
 def test_a_broken_policy_is_refused_before_anything_starts(settings: ServerSettings, tmp_path: Path) -> None:
@@ -141,15 +132,19 @@ def test_the_switches_reach_the_server_whatever_the_shell_says(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITONGUARD_POLICIES", "/somewhere/else")
+    monkeypatch.setenv("TRITONGUARD_QUEUE", "1")
     told = tmp_path / "told"
     program = (
         "import os, pathlib\n"
         f"pathlib.Path({str(told)!r}).write_text("
-        "' '.join(f'{k}={v}' for k, v in sorted(os.environ.items()) if 'POLICIES' in k or 'FLOOR' in k))\n"
+        "' '.join(f'{k}={v}' for k, v in sorted(os.environ.items()) "
+        "if k.startswith('TRITONGUARD_') and k != 'TRITONGUARD_BUNDLE'))\n"
     )
-    with TritonServer(replace(serve(program + READY), policies=PolicySwitches(None, "built-in", False))):
+    with TritonServer(replace(serve(program + READY), policies=PolicySwitches(None, "built-in", False), queue=7)):
         pass
-    assert told.read_text() == ("TRITONGUARD_CALLER_POLICIES=0 TRITONGUARD_FLOOR=built-in TRITONGUARD_POLICIES=")
+    assert told.read_text() == (
+        "TRITONGUARD_CALLER_POLICIES=0 TRITONGUARD_FLOOR=built-in TRITONGUARD_POLICIES= TRITONGUARD_QUEUE=7"
+    )
 
 
 def test_a_server_is_ready_inside_and_gone_outside(serve: Serve) -> None:
@@ -160,12 +155,13 @@ def test_a_server_is_ready_inside_and_gone_outside(serve: Serve) -> None:
         socket.create_connection((host, int(port)))
 
 
-def test_the_log_goes_to_the_file(serve: Serve) -> None:
-    settings = serve(READY)
+@pytest.mark.parametrize(("form", "read"), [("json", lambda line: json.loads(line)["message"]), ("text", str)])
+def test_the_log_goes_to_the_file(serve: Serve, form: LogFormat, read: Callable[[str], str]) -> None:
+    settings = replace(serve(READY), log_format=form)
     with TritonServer(settings):
         pass
     assert settings.log is not None
-    assert "listening" in settings.log.read_text()
+    assert [read(line) for line in settings.log.read_text().splitlines()] == ["listening"]
 
 
 def test_without_a_file_the_log_goes_to_standard_error(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +204,7 @@ def test_a_second_abort_is_an_error(serve: Serve) -> None:
 
 
 def test_a_server_that_ignores_the_request_to_end_is_killed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_KILL_AFTER_S", 0.0)
+    monkeypatch.setattr(server_process, "_KILL_AFTER_S", 0.0)
     server = TritonServer(replace(serve(DEAF), exit_timeout_s=1))
     server.start()
     assert server.stop() == -9
@@ -219,3 +215,50 @@ def test_a_clean_end_has_the_servers_status(serve: Serve) -> None:
     server.start()
     assert server.stop() == 0
     assert server.stop() is None
+
+
+def test_a_restart_kills_at_once_and_keeps_the_ports(serve: Serve) -> None:
+    server = TritonServer(replace(serve(DEAF), exit_timeout_s=60))
+    server.start()
+    try:
+        ends, first = server.endpoints, server._process
+        assert first is not None
+        began = time.monotonic()
+        server.restart()
+        assert time.monotonic() - began < 30
+        assert first.status() == -signal.SIGKILL
+        assert server.endpoints == ends
+        host, port = ends.http.split(":")
+        socket.create_connection((host, int(port))).close()
+        assert server.status() is None
+    finally:
+        server.kill()
+    assert server.stop() is None
+
+
+def test_a_server_that_ended_by_itself_is_started_again(serve: Serve) -> None:
+    with TritonServer(serve(READY)) as server:
+        assert server._process is not None
+        os.kill(server._process.pid, signal.SIGKILL)
+        assert server.wait() == -signal.SIGKILL
+        server.restart()
+        assert server.status() is None
+        assert server.stop() == 0
+
+
+def test_a_restart_that_fails_can_be_tried_again(serve: Serve, tmp_path: Path) -> None:
+    fail = tmp_path / "fail"
+    with TritonServer(serve(f"import os, sys\nif os.path.exists({str(fail)!r}): sys.exit(3)\n" + READY)) as server:
+        fail.touch()
+        with pytest.raises(StartFailed, match="status 3"):
+            server.restart()
+        fail.unlink()
+        server.restart()
+        assert server.status() is None
+
+
+def test_a_server_that_was_not_started_has_no_status(settings: ServerSettings) -> None:
+    server = TritonServer(settings)
+    for question in (server.status, server.has_lost_a_stage, server.wait, server.restart):
+        with pytest.raises(RuntimeError, match="not been started"):
+            question()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,13 @@ from tritonguard.label import Safety, label_from_choices
 from tritonguard.verdict import decide
 
 from serving import cli
+from serving.errors import StartFailed
 from serving.launch import Endpoints, ServerSettings
+from serving.log_lines import LogRecord
 from serving.policy_switches import PolicySwitches
+from serving.serve_options import read_options
+from serving.tls_files import TlsFiles
+from serving.watch import WatchSettings
 
 
 def verdict_of(request: GuardRequest, p_unsafe: float) -> Verdict:
@@ -68,8 +74,22 @@ class StandIn:
     def __exit__(self, *problem: object) -> None:
         pass
 
+    tls = None
+
     def wait(self) -> int:
         return type(self).ends()
+
+    def status(self) -> int:
+        return type(self).ends()
+
+    def kill(self) -> None:
+        pass
+
+    def restart(self) -> None:
+        raise StartFailed("Triton ended with status 1")
+
+    def tell(self, record: LogRecord) -> None:
+        print(record.line("json"), file=sys.stderr)
 
 
 Run = Callable[..., int]
@@ -83,7 +103,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.setattr(
             cli,
             "Guard",
-            lambda url, deadline_s: Guard(url, transport=MockTransport(judge, readiness=readiness)),
+            lambda url, **options: Guard(url, transport=MockTransport(judge, readiness=readiness)),
         )
         StandIn.ends = staticmethod(ends or (lambda: signal.raise_signal(signal.SIGTERM) or 0))
         return cli.main(argv)
@@ -122,9 +142,19 @@ def test_a_server_that_says_that_it_is_not_ready_is_not_served(run: Run, capsys:
     assert "not ready" in capsys.readouterr().err
 
 
-def test_a_server_that_ends_by_itself_is_a_failure(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(ends=lambda: 0) == 1
-    assert "ended by itself" in capsys.readouterr().err
+def test_unwatched_a_server_that_ends_by_itself_is_a_failure(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--watch-seconds", "0", ends=lambda: 0) == 1
+    assert "ended by itself, status 0" in capsys.readouterr().err
+
+
+def test_watched_a_server_that_does_not_come_back_is_given_up(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert run(ends=lambda: -9) == 1
+    err = capsys.readouterr().err
+    assert err.count('"event": "restart_failed"') == 5
+    assert "gave up after 5 restarts within 10 minutes" in err
 
 
 def test_the_arguments_reach_the_server(run: Run, tmp_path: Path) -> None:
@@ -206,6 +236,55 @@ def test_a_missing_bundle_is_told_without_a_traceback(tmp_path: Path, capsys: py
     assert "no bundle" in capsys.readouterr().err
 
 
+def test_the_options_of_operation_reach_the_settings() -> None:
+    settings, watch = read_options(["--queue", "5", "--watch-seconds", "1.5", "--log-format", "text", "--no-http"])
+    assert (settings.queue, settings.log_format, settings.http, settings.tls) == (5, "text", False, None)
+    assert watch == WatchSettings(every_s=1.5)
+
+
+def test_the_defaults_of_operation() -> None:
+    settings, watch = read_options([])
+    assert (settings.queue, settings.log_format, settings.http, settings.tls) == (32, "json", True, None)
+    assert watch == WatchSettings(every_s=5.0)
+    assert read_options(["--watch-seconds", "0"])[1] is None
+
+
+def test_the_queue_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITONGUARD_QUEUE", "9")
+    assert read_options([])[0].queue == 9
+    assert read_options(["--queue", "5"])[0].queue == 5
+
+
+def test_the_files_of_tls_reach_the_settings() -> None:
+    names = ("cert", "key", "client-ca", "canary-cert", "canary-key")
+    settings, _ = read_options([part for name in names for part in (f"--tls-{name}", name)])
+    assert settings.tls == TlsFiles(*map(Path, names))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--queue", "0"],
+        ["--queue", "many"],
+        ["--watch-seconds", "-1"],
+        ["--watch-seconds", "nan"],
+        ["--watch-seconds", "0.01"],
+        ["--log-format", "xml"],
+        ["--tls-cert", "a"],
+        ["--tls-key", "a"],
+        ["--tls-client-ca", "a"],
+        ["--tls-canary-cert", "a", "--tls-canary-key", "b"],
+        ["--tls-cert", "a", "--tls-key", "b", "--tls-canary-cert", "c", "--tls-canary-key", "d"],
+        ["--tls-cert", "a", "--tls-key", "b", "--tls-client-ca", "c", "--tls-canary-key", "d"],
+    ],
+)
+def test_options_that_make_no_sense_are_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read_options(argv)
+    assert ended.value.code == 2
+    assert argv[0].removesuffix("-key") in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
 def test_a_port_that_is_none_is_wrong_usage(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -219,5 +298,13 @@ def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for part in ("examples:", "exit codes:", "tritonguard check", "TRITONGUARD_BUNDLE", "production image", "--floor"):
+    for part in (
+        "examples:",
+        "exit codes:",
+        "tritonguard check",
+        "TRITONGUARD_BUNDLE",
+        "production image",
+        "--floor",
+        "given_up",
+    ):
         assert part in shown
