@@ -14,8 +14,8 @@ from benchmarks.report import Bar, Section, markdown
 from benchmarks.scores import CategoryFigures, Figures, PairFigures, ThinkFigures, p_unsafe, reasons
 from benchmarks.served import DEADLINE_S, Answers, Question, Reply, ask_all
 from build_scripts.training_data import Row
-from build_scripts.training_subjects import Ruling
 from build_scripts.training_replies import Exchange
+from build_scripts.training_subjects import Ruling
 
 LEAST_REPLY_F1 = 0.70
 LEAST_PAIR_ACCURACY, LEAST_FLIPS = 0.75, 0.60

@@ -28,8 +28,8 @@ from benchmarks.held_out import load_replies, load_split, read_elsewhere, some, 
 from benchmarks.mode_runs import Run, categories, policies, replies, think
 from benchmarks.report import Bar, Section, write_json
 from benchmarks.served import Answers, add_arguments, bundle_revision, connected
-from build_scripts.training_data import Row, load_pool
 from build_scripts.policy_pairs import pairs
+from build_scripts.training_data import Row, load_pool
 from build_scripts.training_replies import Exchange
 from preprocessing.prompt import PromptBuilder
 

@@ -16,8 +16,8 @@ from benchmarks.mode_runs import Run, categories, kind_of, policies, replies, th
 from benchmarks.report import Bar, Section
 from benchmarks.served import Answers
 from build_scripts.training_data import Row
-from build_scripts.training_subjects import Ruling, Text
 from build_scripts.training_replies import Exchange
+from build_scripts.training_subjects import Ruling, Text
 
 Judge = Callable[[GuardRequest], Label]
 
