@@ -6,6 +6,7 @@ with tritonguard.Guard() as guard:
     print(guard.check("How do I bake bread?").decision)
 """
 
+from tritonguard.async_guard import AsyncGuard
 from tritonguard.errors import (
     ERRORS,
     BundleError,
@@ -25,14 +26,19 @@ from tritonguard.errors import (
 )
 from tritonguard.example import Example, Expected
 from tritonguard.examples import CANARY, EXAMPLES, PROMPTS
+from tritonguard.grpc_aio_transport import AsyncGrpcTransport
+from tritonguard.grpc_transport import GrpcTransport
 from tritonguard.guard import Guard
 from tritonguard.health import CanaryResult, Health
 from tritonguard.label import Label, Safety
 from tritonguard.policy import CustomCategory, Policy, Thresholds
 from tritonguard.request import GuardRequest, Mode, Turn
+from tritonguard.retries import Retries
 from tritonguard.taxonomy import CATEGORIES, TAXONOMY_VERSION, Category
 from tritonguard.tensors import CONTRACT_VERSION
-from tritonguard.transport import GrpcTransport, MockTransport, Readiness, Transport
+from tritonguard.testing import AsyncMockTransport, MockTransport
+from tritonguard.tls import Tls
+from tritonguard.transport import AsyncTransport, Readiness, Transport
 from tritonguard.verdict import Decision, Outcome, Record, Verdict
 
 __version__ = "0.1.0"
@@ -45,6 +51,10 @@ __all__ = [
     "EXAMPLES",
     "PROMPTS",
     "TAXONOMY_VERSION",
+    "AsyncGrpcTransport",
+    "AsyncGuard",
+    "AsyncMockTransport",
+    "AsyncTransport",
     "BundleError",
     "CanaryResult",
     "Category",
@@ -73,8 +83,10 @@ __all__ = [
     "PromptTooLong",
     "Readiness",
     "Record",
+    "Retries",
     "Safety",
     "Thresholds",
+    "Tls",
     "Transport",
     "Turn",
     "Unavailable",

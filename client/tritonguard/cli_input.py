@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -18,6 +19,25 @@ MAX_IMAGE_FILE_BYTES = 64 << 20
 
 _ADDRESS = re.compile(r"data:|[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ROW_KEYS = frozenset({"prompt", "response", "id", "images", "mode", "policy_name", "think_budget"})
+_HASH_CHARACTERS = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of JSONL as it stands there.
+
+    number: 1 for the first row; blank lines are not counted. line: of the file, from 1, the blank ones counted.
+    raw: its bytes without the line's end.
+    """
+
+    number: int
+    line: int
+    raw: bytes
+
+    @property
+    def sha256(self) -> str:
+        """The first 16 hex characters of the SHA-256 of `raw`."""
+        return hashlib.sha256(self.raw).hexdigest()[:_HASH_CHARACTERS]
 
 
 @dataclass(frozen=True)
@@ -25,7 +45,7 @@ class Item:
     """id: what the answer is called. error: why there is nothing to ask; the texts are None then.
 
     images: files, read by `read_images` only when it is their turn. mode, policy_name, think_budget: of a row, as
-    they stand there; None: as the command line says.
+    they stand there; None: as the command line says. row: the one of JSONL that it was.
     """
 
     id: str
@@ -36,6 +56,7 @@ class Item:
     policy_name: Any = None
     think_budget: Any = None
     error: InvalidRequest | None = None
+    row: Row | None = None
 
 
 def from_arguments(texts: Iterable[str]) -> Iterator[Item]:
@@ -104,31 +125,36 @@ def opened(name: str) -> Iterator[BinaryIO]:
 
 
 def count_rows(name: str) -> int | None:
-    """How many rows a JSONL file has, for the progress bar; None for standard input, which can't be read
-    twice."""
-    if name == "-":
+    """How many rows a JSONL file has, for the progress; None for what can't be read twice, such as a pipe."""
+    if not Path(name).is_file():  # `-` neither
         return None
     with opened(name) as stream:
         return sum(1 for line in stream if line.strip())
 
 
-def from_jsonl(stream: BinaryIO, *, folder: Path) -> Iterator[Item]:
-    """An item per row that is not blank. A row that is not what it should be is an item with an error.
+def rows_of(stream: BinaryIO) -> Iterator[Row]:
+    """The rows that are not blank."""
+    number = 0
+    for line, raw in enumerate(stream, start=1):
+        if raw.strip():
+            number += 1
+            yield Row(number, line, raw.rstrip(b"\r\n"))
 
-    folder: what the rows' image files are relative to.
+
+def item_of(row: Row, *, folder: Path) -> Item:
+    """What a row asks for. A row that is not what it should be is an item with an error.
+
+    folder: what the row's image files are relative to.
     """
-    for number, line in enumerate(stream, start=1):
-        if line.strip():
-            try:
-                yield _row(line, number, folder)
-            except InvalidRequest as error:
-                yield Item(id=f"line {number}", error=error)
-
-
-def _row(line: bytes, number: int, folder: Path) -> Item:
-    where = f"line {number}"
     try:
-        row: Any = json.loads(line)
+        return replace(_read(row.raw, f"line {row.line}", folder), row=row)
+    except InvalidRequest as error:
+        return Item(id=f"line {row.line}", error=error, row=row)
+
+
+def _read(raw: bytes, where: str, folder: Path) -> Item:
+    try:
+        row: Any = json.loads(raw)
     except (ValueError, RecursionError):
         raise InvalidRequest(f"{where}: not JSON in UTF-8", field="row") from None
     if not isinstance(row, dict):

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from tritonguard.cli_input import Item
-from tritonguard.errors import ERRORS, GuardError
+from tritonguard.cli_tally import Fate
+from tritonguard.errors import GuardError
 from tritonguard.health import CanaryResult, Health
 from tritonguard.label import Label
 from tritonguard.verdict import Verdict
 
-EXIT_ALLOWED, EXIT_FLAGGED, EXIT_USAGE, EXIT_SERVER = 0, 1, 2, 3
-
 _PREVIEW_CHARACTERS = 48
 _STYLES = {"allow": "green", "review": "yellow", "block": "red", "safe": "green", "unsafe": "red"}
-_CALLERS_FAULT = frozenset({"invalid_request", "prompt_too_long", "invalid_image", "image_too_large", "unimplemented"})
 
 
 @dataclass(frozen=True)
@@ -45,17 +33,18 @@ class Answer:
     latency_ms: float | None = None
 
     @property
-    def exit_code(self) -> int:
-        """What this answer alone would end the command with."""
+    def fate(self) -> Fate:
+        """What is counted of it."""
         if self.verdict is None:
-            kind = self.error.kind if self.error else ""
-            return EXIT_USAGE if kind in _CALLERS_FAULT else EXIT_SERVER
-        if self.verdict.label.indeterminate_reason in ERRORS:
-            return EXIT_SERVER
-        return EXIT_ALLOWED if self.verdict.allowed else EXIT_FLAGGED
+            return Fate(error=self.error.kind if self.error else "internal")
+        return Fate(
+            decision=self.verdict.decision.value,
+            indeterminate=self.verdict.label.indeterminate_reason,
+            revision=self.verdict.record.bundle_revision,
+        )
 
-    def to_json(self) -> str:
-        """One line, without the text that was judged."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the text that was judged."""
         line: dict[str, Any] = {"id": self.item.id}
         if self.latency_ms is not None:
             line["latency_ms"] = round(self.latency_ms, 1)
@@ -67,7 +56,11 @@ class Answer:
                 "field": self.error.field,
                 "message": self.error.message,
             }
-        return json.dumps(line, ensure_ascii=False)
+        return line
+
+    def to_json(self) -> str:
+        """`to_dict` on one line."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
 
 
 def answers_shown(answers: Sequence[Answer]) -> Group:
@@ -185,26 +178,3 @@ def _styled(word: str) -> Text:
 
 def _good(text: str, is_good: bool) -> Text:
     return Text(text, style="green" if is_good else "red")
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
-
-
-@contextmanager
-def progress(items: Iterable[Item], *, total: int | None, console: Console, shown: bool) -> Iterator[Iterator[Item]]:
-    """`items` with a bar, rate and remaining time on `console` (standard error) while they are taken.
-
-    total: None where it is not known; there is no remaining time then.
-    """
-    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
-        task = bar.add_task("checking", total=total)
-
-        def taken() -> Iterator[Item]:
-            for item in items:
-                yield item
-                bar.advance(task)
-
-        yield taken()

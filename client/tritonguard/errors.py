@@ -11,10 +11,11 @@
      +- Overloaded              the server refuses more work for the moment    (*)
      +- Unavailable             no server, or it is not ready                  (*)
      +- IndeterminateVerdict    the model's answer could not be read as a verdict; raised by the client (*)
-     +- InternalError           a fault on the server, or a reply that makes no sense
-     +- BundleError             the served bundle is damaged or does not fit (build and load time)
+     +- InternalError           a fault on the server, or a reply that makes no sense (*)
+     +- BundleError             the served bundle is damaged or does not fit   (*)
 
-(*) decided by the policy's `on_error`: `block` and `allow` answer with a marked verdict, `raise` raises.
+(*) a failure of the service, decided by the policy's `on_error`: `block` and `allow` answer with a marked
+verdict, `raise` raises. The others are the caller's to mend and always raised.
 
 `ERRORS` is the one table from kind to class and status code. On the wire an error is one line,
 `tritonguard:<kind>[ field=<field>]: <message>`, which survives the text that Triton puts before it.
@@ -115,9 +116,18 @@ class Overloaded(GuardError):
 
 
 class Unavailable(GuardError):
-    """The server cannot be reached or is not ready."""
+    """The server cannot be reached or is not ready.
+
+    retryable: asking the same server again can help; False for a TLS handshake that one side refused.
+    """
 
     kind = "unavailable"
+
+    def __init__(
+        self, message: str, *, field: str | None = None, request_id: str | None = None, retryable: bool = True
+    ) -> None:
+        super().__init__(message, field=field, request_id=request_id)
+        self.retryable = retryable
 
 
 class InternalError(GuardError):
@@ -185,8 +195,8 @@ _TABLE = (
     ErrorSpec(DeadlineExceeded, "DEADLINE_EXCEEDED", "CANCELLED", True, "no verdict in time"),
     ErrorSpec(Overloaded, "RESOURCE_EXHAUSTED", "UNAVAILABLE", True, "the server sheds load"),
     ErrorSpec(Unavailable, "UNAVAILABLE", "UNAVAILABLE", True, "no server, or it is not ready"),
-    ErrorSpec(InternalError, "INTERNAL", "INTERNAL", False, "a fault on the server"),
-    ErrorSpec(BundleError, "INTERNAL", "INTERNAL", False, "the served bundle is damaged or does not fit"),
+    ErrorSpec(InternalError, "INTERNAL", "INTERNAL", True, "a fault on the server"),
+    ErrorSpec(BundleError, "INTERNAL", "INTERNAL", True, "the served bundle is damaged or does not fit"),
     ErrorSpec(IndeterminateVerdict, "INTERNAL", "INTERNAL", True, "the answer is no readable verdict"),
 )
 
@@ -194,7 +204,24 @@ ERRORS: Mapping[str, ErrorSpec] = MappingProxyType({spec.error.kind: spec for sp
 """Every kind of error, its class, its status, and whether `on_error` covers it."""
 
 # The first row of a status stands for it where a text carries no marker (Triton's own errors).
-_BY_STATUS: Mapping[str, ErrorSpec] = MappingProxyType({spec.grpc_status: spec for spec in reversed(_TABLE)})
+_BY_STATUS: Mapping[str, ErrorSpec] = MappingProxyType(
+    {
+        **{spec.grpc_status: spec for spec in reversed(_TABLE)},
+        # A model that is not loaded (yet, or any more), and a server that ended the call as it went away.
+        "NOT_FOUND": ERRORS[Unavailable.kind],
+        "CANCELLED": ERRORS[Unavailable.kind],
+    }
+)
+
+# Texts of Triton and gRPC without a marker that say more than their status does.
+_BY_TEXT: tuple[tuple[re.Pattern[str], ErrorSpec], ...] = (
+    (re.compile(r"Exceeds maximum queue size", re.IGNORECASE), ERRORS[Overloaded.kind]),
+    (re.compile(r"Request timeout expired", re.IGNORECASE), ERRORS[DeadlineExceeded.kind]),
+    (re.compile(r"Stub process '[^'\n]{1,200}' is not healthy"), ERRORS[Unavailable.kind]),
+    (re.compile(r"Server exiting|RST_STREAM|Stream removed|GOAWAY"), ERRORS[Unavailable.kind]),
+)
+_TLS_REFUSED = re.compile(r"handshake failed|CERTIFICATE_VERIFY_FAILED|verification check failed", re.IGNORECASE)
+TLS_REFUSED_MESSAGE = "the TLS handshake was refused: certificate, authority or server name do not fit"
 
 
 def to_wire(error: GuardError) -> str:
@@ -217,9 +244,20 @@ def from_wire(message: str, grpc_status: str | None = None, *, request_id: str |
         return _build(ERRORS[marker["kind"]], marker["message"], marker["field"], request_id)
     status = (grpc_status or "").removeprefix("StatusCode.")
     spec = _BY_STATUS.get(status, ERRORS[InternalError.kind])
+    if marker:
+        return _build(spec, _told(spec, status, marker["message"]), marker["field"], request_id)
+    if status == "UNAVAILABLE" and _TLS_REFUSED.search(message):
+        return Unavailable(TLS_REFUSED_MESSAGE, request_id=request_id, retryable=False)
+    if spec.grpc_status in ("INTERNAL", "UNAVAILABLE"):
+        spec = next((known for text, known in _BY_TEXT if text.search(message)), spec)
+    return _build(spec, _told(spec, status, message), None, request_id)
+
+
+def _told(spec: ErrorSpec, status: str, message: str) -> str:
     # Texts of internal faults can hold tracebacks and paths of the server.
-    text = INTERNAL_MESSAGE if spec.error is InternalError else message or spec.meaning
-    return _build(spec, marker["message"] if marker else text, marker["field"] if marker else None, request_id)
+    if spec.error is InternalError:
+        return INTERNAL_MESSAGE
+    return message if message and status in _BY_STATUS and status != "INTERNAL" else spec.meaning
 
 
 def _build(spec: ErrorSpec, message: str, field: str | None, request_id: str | None) -> GuardError:

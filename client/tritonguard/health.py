@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tritonguard.errors import GuardError
 from tritonguard.example import Example
 from tritonguard.examples import CANARY
-from tritonguard.request import GuardRequest
+from tritonguard.replies import read_reply
+from tritonguard.request import to_tensors
+from tritonguard.steps import Ask, Send, Steps
 from tritonguard.transport import Readiness
 from tritonguard.verdict import Verdict
 
@@ -66,20 +67,23 @@ class Health:
         }
 
 
-def examine(readiness: Readiness, judge: Callable[[GuardRequest], Verdict], *, deadline_s: float) -> Health:
-    """The health of a server that says `readiness` of itself and answers requests through `judge`."""
-    if not readiness.model_ready:
-        return Health(readiness, ())
-    return Health(readiness, tuple(_run(example, judge, deadline_s) for example in CANARY))
+def examined(endpoint: int, *, deadline_s: float) -> Steps[Health]:
+    """The steps to the health of one endpoint: its own word, then each canary once, without another try."""
+    readiness: Readiness = yield Ask(endpoint, deadline_s)
+    results: list[CanaryResult] = []
+    for example in CANARY if readiness.model_ready else ():
+        results.append((yield from _canary(example, endpoint, deadline_s)))
+    return Health(readiness, tuple(results))
 
 
-def _run(example: Example, judge: Callable[[GuardRequest], Verdict], deadline_s: float) -> CanaryResult:
+def _canary(example: Example, endpoint: int, deadline_s: float) -> Steps[CanaryResult]:
     # Built-in policy and on_error raise: nobody's own thresholds may colour what the server can do.
     request = example.request(deadline_s=deadline_s, on_error="raise")
     verdict, failure = None, None
     start = time.perf_counter()
     try:
-        verdict = judge(request)
+        reply = yield Send(endpoint, to_tensors(request), request.deadline_s, request.request_id)
+        verdict = read_reply(reply, request)
     except GuardError as error:
         failure = error
     return CanaryResult(example, (time.perf_counter() - start) * 1000, verdict, failure)

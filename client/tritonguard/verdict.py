@@ -42,6 +42,8 @@ ON_ERROR = "on_error="
 """What the reason of a decision taken by `on_error` starts with, so that every consumer can tell."""
 
 
+# Once more, for callers who read JSON: Triton's HTTP endpoint writes the NaN of P_UNSAFE, which is no JSON.
+_PROBABILITIES = ("p_unsafe_user", "p_unsafe_response")
 _DETAILS = ("reasoning_truncated", "reasoning_contradicts", "flagged_by", "text_only")
 """Fields of the label without a tensor of their own."""
 
@@ -230,7 +232,7 @@ def to_tensors(verdict: Verdict) -> dict[str, wire.Array]:
         "CATEGORIES": wire.pack_text("CATEGORIES", json.dumps(label.categories, ensure_ascii=False)),
         "REASONING": wire.pack_text("REASONING", label.reasoning or ""),
         "REASONING_SOURCE": wire.pack_text("REASONING_SOURCE", label.reasoning_source or ""),
-        "LABEL_DETAILS": wire.pack_text("LABEL_DETAILS", label.model_dump_json(include=set(_DETAILS))),
+        "LABEL_DETAILS": wire.pack_text("LABEL_DETAILS", label.model_dump_json(include={*_DETAILS, *_PROBABILITIES})),
         "REASON_INDETERMINATE": wire.pack_text("REASON_INDETERMINATE", label.indeterminate_reason or ""),
         "DECISION": wire.pack_text("DECISION", verdict.decision.value),
         "DECISION_REASON": wire.pack_text("DECISION_REASON", verdict.reason),

@@ -32,3 +32,11 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def lines(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
+
+
+def steady(output: bytes) -> list[dict[str, Any]]:
+    """The lines of an output without what differs from run to run: request ids and timings."""
+    found = lines(output.decode("utf-8"))
+    for line in found:
+        line.get("record", {}).update(request_id="", timings_ms={})
+    return found

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from answers import always, by_text
 from cli_calls import Run, lines
-from rich.console import Console
-from tritonguard import ERRORS, GuardRequest, MockTransport, Policy, Readiness, Verdict
+from tritonguard import ERRORS, Guard, GuardRequest, MockTransport, Policy, Readiness, Verdict
 from tritonguard.cli import main
-from tritonguard.cli_input import Item, count_rows
-from tritonguard.cli_output import printable, progress
+from tritonguard.cli_input import count_rows
+from tritonguard.cli_output import printable
+from tritonguard.retries import Retries
+from tritonguard.tls import Tls
 
 
 def failing(kind: str) -> Callable[[GuardRequest], Verdict]:
@@ -167,7 +168,7 @@ def test_every_row_is_answered_the_malformed_ones_with_their_line(run: Run) -> N
     code, out, err = run("check", "--jsonl", "-", "--format", "json", stdin=ROWS)
     answers = lines(out)
     assert code == 2
-    assert err == ""
+    assert json.loads(err)["rows"] == 11
     assert [answer["id"] for answer in answers] == [
         "first",
         "7",
@@ -235,7 +236,16 @@ def test_answers_go_to_a_file(run: Run, tmp_path: Path, form: str) -> None:
         ["check", "--jsonl", "-", "--image", "i.png"],
         ["check", "x", "--jsonl", "-", "--response", "y"],
         ["check", "x", "--mode", "reason"],
+        ["check", "x", "--jsonl", "-"],
         ["check", "x", "--think-budget", "9"],
+        ["check", "x", "--concurrency", "2"],
+        ["check", "--in", "-", "--concurrency", "0"],
+        ["check", "x", "--out", "o", "--restart"],
+        ["check", "--in", "r", "--retry-errors"],
+        ["check", "--in", "r", "--out", "-", "--restart"],
+        ["check", "--in", "r", "--out", "/dev/null", "--retry-errors"],
+        ["check", "--in", "r", "--out", "o", "--restart", "--retry-errors"],
+        ["check", "--in", "r", "--out", "o", "--format", "table"],
         ["check", "x", "--mode", "think", "--think-budget", "many"],
     ],
 )
@@ -255,6 +265,11 @@ def test_wrong_usage_exits_with_2(run: Run, argv: list[str]) -> None:
         (["check", "x", "--response-file", "{absent}"], "No such file"),
         (["check", "x", "--response-file", "{binary}"], "not valid UTF-8"),
         (["check", "x", "--response-file", ""], "Is a directory"),
+        (["check", "--in", "{binary}", "--out", "{binary}"], "the same file"),
+        (["check", "--in", "{binary}", "--out", "{absent}/out"], "No such file"),
+        (["check", "x", "--tls-cert", "{binary}"], "come together"),
+        (["health", "--tls-key", "{binary}"], "come together"),
+        (["health", "--retries", "-1"], "attempts"),
     ],
 )
 def test_a_wrong_call_is_explained_before_anything_is_judged(
@@ -310,31 +325,31 @@ def test_help_teaches_by_examples_and_documents_the_exit_codes(
         main(argv)
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert "tritonguard check --jsonl prompts.jsonl" in out
+    for taught in ("tritonguard check --in rows.jsonl --out verdicts.jsonl", "--retry-errors", "--restart"):
+        assert taught in out
     assert "exit codes" in out
-
-
-@pytest.mark.parametrize(("total", "part"), [(4, "4/4"), (None, "4/?")])
-def test_progress_counts_and_rates_on_a_terminal(total: int | None, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")  # rich draws nothing on TERM=dumb
-    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
-    items = [Item(id=str(number)) for number in range(4)]
-    with progress(items, total=total, console=screen, shown=True) as taken:
-        assert list(taken) == items
-    drawn = screen.file
-    assert isinstance(drawn, io.StringIO)
-    assert part in drawn.getvalue()
-    assert "/s" in drawn.getvalue()
-
-
-def test_progress_is_silent_where_nobody_watches() -> None:
-    screen = Console(file=io.StringIO(), width=120)
-    with progress([Item(id="a")], total=1, console=screen, shown=False) as taken:
-        assert len(list(taken)) == 1
-    assert isinstance(screen.file, io.StringIO)
-    assert screen.file.getvalue() == ""
 
 
 def test_printable_keeps_letters_of_all_languages() -> None:
     assert printable("परीक्षा 请 é") == "परीक्षा 请 é"
     assert printable("a\u202eb\r") == "a·b·"
+
+
+def test_urls_and_tls_files_reach_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[tuple[object, dict[str, object]]] = []
+
+    def guard(url: object, **options: object) -> Guard:
+        made.append((url, options))
+        return Guard(transport=MockTransport(by_text))
+
+    monkeypatch.setattr("tritonguard.cli.Guard", guard)
+    ca = tmp_path / "ca.pem"
+    argv = ["--url", "a:1", "--url", "b:2", "--tls-ca", str(ca), "--tls-server-name", "guard.example", "--retries", "4"]
+    assert main(["health", *argv]) == 0
+    assert main(["check", "good"]) == 0
+    assert main(["check", "good", "--tls"]) == 0
+    (two, options), (one, plain), (_, bare) = made
+    assert (two, one) == (["a:1", "b:2"], "127.0.0.1:8001")
+    assert options["tls"] == Tls(ca=ca, server_name="guard.example")
+    assert options["retries"] == Retries(attempts=5)
+    assert (plain["tls"], plain["retries"], bare["tls"]) == (None, Retries(), Tls())

@@ -30,8 +30,11 @@ from tritonguard import (
 )
 from tritonguard import tensors as wire
 from tritonguard.request import refuse_unbuilt
+from tritonguard.testing import NO_WAITING
 
-ON_ERROR_KINDS = ["deadline_exceeded", "overloaded", "unavailable"]
+ON_ERROR_KINDS = ["deadline_exceeded", "overloaded", "unavailable", "internal", "bundle"]
+TOLD = {"internal": "internal error", "bundle": "internal error"}
+RAISING = Policy(on_error="raise")
 RAISING_KINDS = [kind for kind, spec in ERRORS.items() if not spec.on_error]
 
 
@@ -43,7 +46,7 @@ def failing(kind: str) -> Callable[[GuardRequest], Verdict]:
 
 
 def guard(handler: Callable[[GuardRequest], Verdict], **options: Any) -> Guard:
-    return Guard(transport=MockTransport(handler), **options)
+    return Guard(transport=MockTransport(handler), **{"retries": NO_WAITING, **options})
 
 
 class RawTransport:
@@ -131,7 +134,7 @@ def test_the_guards_own_policy_and_deadline_are_defaults() -> None:
 def test_the_transport_gets_the_deadline_and_the_id() -> None:
     transport = RawTransport(lambda tensors: {})
     with pytest.raises(InternalError):
-        Guard(transport=transport).check("text", deadline_s=0.25, request_id="r1")
+        Guard(transport=transport, policy=RAISING).check("text", deadline_s=0.25, request_id="r1")
     assert transport.seen == [(0.25, "r1")]
 
 
@@ -163,13 +166,13 @@ def test_on_error_raise_raises_the_error_itself(kind: str) -> None:
     client = guard(failing(kind), policy=Policy(on_error="raise"))
     with pytest.raises(ERRORS[kind].error) as caught:
         client.check("text", request_id="r1")
-    assert (caught.value.kind, caught.value.message, caught.value.request_id) == (kind, "told", "r1")
+    assert (caught.value.kind, caught.value.message, caught.value.request_id) == (kind, TOLD.get(kind, "told"), "r1")
     assert client.on_error_counts == {}
 
 
 @pytest.mark.parametrize("on_error", ["block", "allow", "raise"])
 @pytest.mark.parametrize("kind", RAISING_KINDS)
-def test_mistakes_and_faults_are_raised_whatever_on_error_says(kind: str, on_error: str) -> None:
+def test_mistakes_are_raised_whatever_on_error_says(kind: str, on_error: str) -> None:
     client = guard(failing(kind), policy=Policy.model_validate({"on_error": on_error}))
     with pytest.raises(ERRORS[kind].error) as caught:
         client.check("text")
@@ -249,7 +252,7 @@ def test_a_policy_and_a_name_in_one_call_are_refused() -> None:
 @pytest.mark.parametrize("judged", ["built-in", "stricter"])
 def test_a_verdict_under_another_policy_than_the_named_one_is_never_a_verdict(judged: str) -> None:
     with pytest.raises(InternalError, match="another policy"):
-        guard(named(Policy(name=judged), 0.1)).check("text", policy_name="strict")
+        guard(named(Policy(name=judged), 0.1), policy=RAISING, policy_name="strict").check("text")
 
 
 @pytest.mark.parametrize("on_error", ["block", "allow"])
@@ -322,24 +325,27 @@ def reply_to(tensors: Mapping[str, wire.Array], **changes: wire.Array) -> dict[s
             lambda sent: verdicts.to_tensors(answer(GuardRequest(prompt="x", response="y", request_id="r1"), 0.1)),
             id="a side too many",
         ),
-        pytest.param(
-            lambda sent: verdicts.to_tensors(
-                answer(GuardRequest(prompt="x", request_id="r1", policy=Policy(on_error="allow")), None)
-            ),
-            id="allowed against the policy",
-        ),
     ],
 )
 def test_a_reply_that_makes_no_sense_is_never_a_verdict(reply: Any) -> None:
     with pytest.raises(InternalError) as caught:
-        Guard(transport=RawTransport(reply)).check("text", request_id="r1")
+        Guard(transport=RawTransport(reply), policy=RAISING).check("text", request_id="r1")
     assert caught.value.request_id == "r1"
+    stood_in = Guard(transport=RawTransport(reply)).check("text", request_id="r1")
+    assert (stood_in.blocked, stood_in.reason) == (True, "on_error=block: internal")
+
+
+def test_a_verdict_allowed_on_an_error_against_the_policy_is_blocked() -> None:
+    asked = GuardRequest(prompt="x", request_id="r1", policy=Policy(on_error="allow"))
+    transport = RawTransport(lambda sent: verdicts.to_tensors(answer(asked, None)))
+    verdict = Guard(transport=transport).check("text", request_id="r1")
+    assert (verdict.blocked, verdict.reason) == (True, "on_error=block: internal")
 
 
 def test_a_response_that_was_not_judged_is_never_a_verdict() -> None:
     transport = RawTransport(lambda sent: verdicts.to_tensors(answer(GuardRequest(prompt="x", request_id="r1"), 0.1)))
     with pytest.raises(InternalError, match="other sides"):
-        Guard(transport=transport).check("text", response="reply", request_id="r1")
+        Guard(transport=transport, policy=RAISING).check("text", response="reply", request_id="r1")
 
 
 def test_leaving_the_context_closes_once_and_a_closed_guard_says_so() -> None:
@@ -393,8 +399,8 @@ def test_an_error_from_the_mock_is_what_a_caller_of_the_server_sees() -> None:
     def handler(request: GuardRequest) -> Verdict:
         raise InternalError("KeyError in a module")
 
-    with pytest.raises(GuardError) as caught:
-        guard(handler).check("text")
+    with pytest.raises(InternalError) as caught:
+        guard(handler, policy=RAISING).check("text")
     assert caught.value.message == "internal error"
 
 
@@ -406,3 +412,8 @@ def test_counts_add_up() -> None:
     with pytest.raises(ERRORS["overloaded"].error):
         client.check("text", policy=Policy(on_error="raise"))
     assert isinstance(Unavailable("x"), GuardError)
+
+
+def test_health_of_each_has_one_row_for_a_transport_of_ones_own() -> None:
+    each = guard(by_text).health_of_each()
+    assert {name: health.healthy for name, health in each.items()} == {"transport": True}

@@ -6,7 +6,7 @@ import pytest
 import tritonguard.errors as errors
 from hypothesis import given
 from hypothesis import strategies as st
-from tritonguard.errors import ERRORS, GuardError, Unimplemented, from_wire, to_wire
+from tritonguard.errors import ERRORS, GuardError, InvalidRequest, Unavailable, Unimplemented, from_wire, to_wire
 
 TRITON_CODES = {
     "UNKNOWN",
@@ -62,6 +62,8 @@ def test_internal_faults_tell_callers_nothing(kind: str) -> None:
         ("DEADLINE_EXCEEDED", "deadline_exceeded"),
         ("RESOURCE_EXHAUSTED", "overloaded"),
         ("UNAVAILABLE", "unavailable"),
+        ("NOT_FOUND", "unavailable"),
+        ("CANCELLED", "unavailable"),
         ("INTERNAL", "internal"),
         ("UNKNOWN", "internal"),
         ("never heard of", "internal"),
@@ -70,6 +72,46 @@ def test_internal_faults_tell_callers_nothing(kind: str) -> None:
 )
 def test_a_text_without_marker_goes_by_its_status(status: str | None, kind: str) -> None:
     assert from_wire("something Triton says", status).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        ("INTERNAL", "in ensemble 'guard', Stub process 'decode_0_0' is not healthy.", "unavailable"),
+        ("UNAVAILABLE", "Server exiting", "unavailable"),
+        # What Triton 2.51 answers while a model loads, when it is unloaded, and while the server drains.
+        ("NOT_FOUND", "Request for unknown model: 'guard' has no available versions", "unavailable"),
+        ("UNAVAILABLE", "[request id: r1] Exceeds maximum queue size", "overloaded"),
+        ("UNAVAILABLE", "Request timeout expired", "deadline_exceeded"),
+        ("INTERNAL", "Received RST_STREAM with error code 2", "unavailable"),
+        # A text alone does not make a caller's mistake a failure of the service.
+        ("INVALID_ARGUMENT", "Server exiting", "invalid_request"),
+        # Our marker goes before what Triton says around it.
+        ("INTERNAL", "Stub process 'x' is not healthy tritonguard:internal: internal error", "internal"),
+    ],
+)
+def test_tritons_own_texts_are_known(status: str, text: str, kind: str) -> None:
+    error = from_wire(text, status)
+    assert error.kind == kind
+    assert "decode_0_0" not in error.message
+
+
+def test_a_refused_handshake_is_not_worth_another_try() -> None:
+    error = from_wire("last error: Ssl handshake failed: CERTIFICATE_VERIFY_FAILED: /secret/path", "UNAVAILABLE")
+    assert isinstance(error, Unavailable)
+    assert not error.retryable
+    assert "secret" not in error.message
+    other = from_wire("connection refused", "UNAVAILABLE")
+    assert isinstance(other, Unavailable)
+    assert other.retryable
+
+
+def test_on_error_covers_every_failure_of_the_service_and_no_mistake_of_the_caller() -> None:
+    mistakes = {kind for kind, spec in ERRORS.items() if issubclass(spec.error, InvalidRequest)}
+    assert {kind for kind, spec in ERRORS.items() if not spec.on_error} == mistakes | {
+        "unimplemented",
+        "unsupported_contract",
+    }
 
 
 def test_a_kind_of_a_newer_server_goes_by_its_status() -> None:

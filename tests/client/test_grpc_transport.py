@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent import futures
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 from answers import answer
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+from grpc_server import Server, aborting, serving, tensors_of
 from tritonguard import (
     DeadlineExceeded,
+    GrpcTransport,
     Guard,
     GuardError,
     GuardRequest,
@@ -23,72 +22,24 @@ from tritonguard import (
     Overloaded,
     Policy,
     Readiness,
+    Retries,
     Unavailable,
     Unimplemented,
 )
 from tritonguard import tensors as wire
 from tritonguard.errors import to_wire
 from tritonguard.request import from_tensors
-from tritonguard.transport import GrpcTransport
+from tritonguard.request import to_tensors as request_tensors
 from tritonguard.verdict import to_tensors
 
-Infer = Callable[[Any, Any], dict[str, wire.Array]]
 RAISING = Policy(on_error="raise")
-
-
-class Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Speaks Triton's protocol; `infer` gets the call and its context and answers with tensors or aborts."""
-
-    def __init__(self) -> None:
-        self.infer: Infer = lambda call, context: to_tensors(answer(from_tensors(tensors_of(call)), 0.1))
-        self.model_ready = True
-
-    def ModelInfer(self, call: Any, context: Any) -> Any:
-        reply = service_pb2.ModelInferResponse(model_name=call.model_name, id=call.id)
-        for name, array in self.infer(call, context).items():
-            dtype = wire.TENSORS[name].dtype
-            reply.outputs.add(name=name, datatype=dtype, shape=list(array.shape))
-            raw = serialize_byte_tensor(array).item() if dtype == "BYTES" else array.tobytes()
-            reply.raw_output_contents.append(raw)
-        return reply
-
-    def ServerLive(self, call: Any, context: Any) -> Any:
-        return service_pb2.ServerLiveResponse(live=True)
-
-    def ServerReady(self, call: Any, context: Any) -> Any:
-        return service_pb2.ServerReadyResponse(ready=True)
-
-    def ModelReady(self, call: Any, context: Any) -> Any:
-        return service_pb2.ModelReadyResponse(ready=self.model_ready and call.name == "guard")
-
-
-def tensors_of(call: Any) -> dict[str, wire.Array]:
-    tensors = {}
-    for described, raw in zip(call.inputs, call.raw_input_contents, strict=True):
-        dtype = wire.NUMPY_DTYPES[described.datatype]
-        flat = deserialize_bytes_tensor(raw) if described.datatype == "BYTES" else np.frombuffer(raw, dtype)
-        tensors[described.name] = flat.reshape(list(described.shape))
-    return tensors
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[Server, str]]:
     servicer = Server()
-    with futures.ThreadPoolExecutor(max_workers=2) as pool:
-        running = grpc.server(pool)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, running)
-        port = running.add_insecure_port("127.0.0.1:0")
-        running.start()
-        yield servicer, f"127.0.0.1:{port}"
-        running.stop(None).wait()
-
-
-def aborting(code: Any, text: str) -> Infer:
-    def infer(call: Any, context: Any) -> dict[str, wire.Array]:
-        context.abort(code, text)
-        return {}
-
-    return infer
+    with serving(servicer) as (url, _):
+        yield servicer, url
 
 
 def test_a_verdict_crosses_the_network_with_every_tensor_of_the_request(server: tuple[Server, str]) -> None:
@@ -118,6 +69,9 @@ def test_a_verdict_crosses_the_network_with_every_tensor_of_the_request(server: 
         (grpc.StatusCode.UNAVAILABLE, to_wire(Overloaded("queue is full")), Overloaded),
         (grpc.StatusCode.CANCELLED, to_wire(DeadlineExceeded("late")), DeadlineExceeded),
         (grpc.StatusCode.UNAVAILABLE, "Server exiting", Unavailable),
+        (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'guard' is not found", Unavailable),
+        (grpc.StatusCode.INTERNAL, "in ensemble 'guard', Stub process 'decode_0_0' is not healthy.", Unavailable),
+        (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", Overloaded),
         (grpc.StatusCode.INTERNAL, "Traceback: File model.py", InternalError),
     ],
 )
@@ -152,7 +106,7 @@ def test_a_server_that_does_not_answer_runs_into_the_deadline(server: tuple[Serv
 def test_a_missing_output_is_never_a_verdict(server: tuple[Server, str]) -> None:
     servicer, url = server
     servicer.infer = lambda call, context: {"USER_SAFETY": wire.pack_text("USER_SAFETY", "safe")}
-    with Guard(url) as guard, pytest.raises(InternalError, match="missing"):
+    with Guard(url, policy=RAISING) as guard, pytest.raises(InternalError, match="missing"):
         guard.check("text")
 
 
@@ -170,6 +124,34 @@ def test_no_server_is_unavailable_and_unhealthy() -> None:
         assert not guard.health().readiness.live
         with pytest.raises(Unavailable):
             guard.check("text")
+
+
+def test_each_try_tells_the_server_what_is_left_of_the_time(server: tuple[Server, str]) -> None:
+    servicer, url = server
+    deadlines: list[int] = []
+
+    def infer(call: Any, context: Any) -> dict[str, wire.Array]:
+        tensors = tensors_of(call)
+        deadlines.append(int(tensors["DEADLINE_MS"].item()))
+        if len(deadlines) < 3:
+            time.sleep(0.01)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
+        return to_tensors(answer(from_tensors(tensors), 0.1))
+
+    servicer.infer = infer
+    with Guard(url, policy=RAISING, retries=Retries(first_s=0.001)) as guard:
+        assert guard.check("text", deadline_s=5.0).allowed
+    assert deadlines[0] == 5000
+    assert deadlines[0] - 10 >= deadlines[1] >= deadlines[2] + 10
+
+
+def test_a_guard_closed_in_the_middle_says_so(server: tuple[Server, str]) -> None:
+    _, url = server
+    transport = GrpcTransport(url, model="guard")
+    transport.close()
+    request = GuardRequest(prompt="text")
+    with pytest.raises(Unavailable, match="closed"):
+        transport.infer(request_tensors(request), deadline_s=1.0, request_id=request.request_id)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8001", "grpc://host", "", " "])
