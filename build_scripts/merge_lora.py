@@ -4,13 +4,15 @@
 
 Streams: one tensor is in memory at a time, so that a 4B checkpoint needs about 1 GB. Every file keeps its
 header, so names, order, dtypes and shapes are the base's; tensors without an update are copied as bytes, as
-are config.json, the tokenizer and the chat template. The adapter's notices go along, in notices/.
+are config.json, the tokenizer and the chat template. The adapter's notices go along, in notices/, and the
+base's, in notices/base/. An interrupted merge goes on after the last weight file that it finished.
 The adapter may have been trained with any transformers from 4.50 on. What can't be merged exactly is refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,11 +21,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tritonguard import __version__
 from tritonguard.errors import BundleError
 
-from build_scripts.folders import finished_folder
 from build_scripts.peft_adapter import CONFIG, WEIGHTS, Adapter, canonical_base_module
 from build_scripts.progress import Steps
+from build_scripts.resumable import ResumableFolder, remove_partial, resumable_folder
+from build_scripts.tensor_checks import check_weight_files
 from engines.checkpoint import Checkpoint, TensorFile, float32_to_bfloat16, rewrite_tensors
 from engines.manifest import NAME, is_current, read_manifest, sha256_file, verify_files, write_manifest
 
@@ -35,28 +39,54 @@ def merge(*, base: Path, adapter: Path, out: Path, force: bool = False) -> Path:
     """Write the merged checkpoint to `out` (kept if its manifest still matches, unless `force`).
 
     base: a checkpoint folder in the published layout. adapter: a PEFT LoRA folder. Returns `out`.
-    Raises BundleError, and leaves `out` as it was, when the two can't be merged exactly.
+    Raises BundleError, and leaves `out` as it was, when the two can't be merged exactly or a file can't be read or
+    written. After a failed write or an interrupt the finished weight files are kept for the next call.
     """
+    try:
+        return _merge(base, adapter, out, force)
+    except OSError as error:
+        name = f": {error.filename}" if error.filename else ""
+        raise BundleError(f"reading or writing failed: {error.strerror or type(error).__name__}{name}") from error
+
+
+def _merge(base: Path, adapter: Path, out: Path, force: bool) -> Path:
     _refuse_overwriting(base, adapter, out)
-    inputs = merge_inputs(base, adapter)
+    inputs, tools = merge_inputs(base, adapter), {"python": platform.python_version(), "numpy": np.__version__}
     if not force and is_current(out, inputs):
         print(f"merge: {out} is current")
+        remove_partial(out)
         return out
     steps = Steps("merge", total=3)
     steps.next("checking base and adapter")
     _verify(base, adapter)
+    check_weight_files(base)
     checkpoint, update = Checkpoint.open(base), Adapter.open(adapter)
     _check_fit(checkpoint, update)
-    with finished_folder(out) as folder:
+    made_from = {"inputs": inputs, "tools": tools, "tritonguard": __version__}
+    with resumable_folder(out, made_from, fresh=force) as folder:
+        kept = f" (finished before: {len(folder.finished)} files)" if folder.finished else ""
+        steps.next(f"adding {len(update.modules)} updates to {len(checkpoint.files)} tensors{kept}")
         norms: dict[str, float] = {}
-        steps.next(f"adding {len(update.modules)} updates to {len(checkpoint.files)} tensors")
         for file in weight_files(checkpoint):
-            names = steps.track(file.stored_order(), total=len(file.header))
-            rewrite_tensors(file, folder / file.path.name, _merged(file, names, update, norms))
-        _copy_files(base, adapter, folder)
+            norms |= _merge_file(file, update, folder, steps)
+        _copy_files(base, adapter, folder.path)
         steps.next("hashing")
-        write_manifest(folder, kind="checkpoint", inputs=inputs, relative_update=norms, **_declared(base, adapter))
+        declared = _declared(base, adapter)
+        write_manifest(folder.path, kind="checkpoint", inputs=inputs, tools=tools, relative_update=norms, **declared)
     return out
+
+
+def _merge_file(file: TensorFile, update: Adapter, folder: ResumableFolder, steps: Steps) -> dict[str, float]:
+    """Write one weight file unless it is finished. Returns ||delta|| / ||W|| by module."""
+    name = file.path.name
+    finished = folder.facts(name)
+    if finished is not None:
+        return finished
+    norms: dict[str, float] = {}
+    names = steps.track(file.stored_order(), total=len(file.header))
+    rewrite_tensors(file, folder.path / name, _merged(file, names, update, norms))
+    folder.record(name, norms)
+    return norms
 
 
 def merge_inputs(base: Path, adapter: Path) -> dict[str, Any]:
@@ -66,9 +96,11 @@ def merge_inputs(base: Path, adapter: Path) -> dict[str, Any]:
             raise BundleError(f"there is no folder {folder}")
     base_revision = _revision(base, "checkpoint")
     adapter_revision = _revision(adapter, "adapter")
-    if (base / NAME).is_file() and (adapter / NAME).is_file():
+    if (adapter / NAME).is_file():
         trained_on = read_manifest(adapter)["inputs"].get("base_revision")
-        if trained_on != base_revision:
+        if trained_on and not (base / NAME).is_file():
+            raise BundleError(f"the adapter names its base's revision, and {base} has no {NAME} to compare")
+        if (base / NAME).is_file() and trained_on != base_revision:
             raise BundleError(
                 f"the adapter was trained on base revision {str(trained_on)[:12]}, this base is {base_revision[:12]}"
             )
@@ -77,7 +109,7 @@ def merge_inputs(base: Path, adapter: Path) -> dict[str, Any]:
         "adapter_revision": adapter_revision,
         # Notices are written after training: a changed one must reach the merged folder too.
         **_declared(base, adapter),
-        "notices_sha256": {path.name: sha256_file(path) for path in _notices(adapter)},
+        "notices_sha256": {name: sha256_file(path) for name, path in _notices(base, adapter).items()},
     }
 
 
@@ -93,7 +125,7 @@ def _revision(folder: Path, kind: str) -> str:
         if manifest["kind"] != kind:
             raise BundleError(f"{folder} is of kind {manifest['kind']!r}, expected is {kind!r}")
         return str(manifest["revision"])
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja"))
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".model"))
     return " ".join(f"{path.name}:{sha256_file(path)}" for path in files)
 
 
@@ -157,8 +189,18 @@ def _relative_norm(module: str, delta: npt.NDArray[np.float32], weight: npt.NDAr
     return float(f"{ratio:.6g}")
 
 
-def _notices(adapter: Path) -> list[Path]:
-    return sorted(path for pattern in _NOTICES for path in adapter.glob(pattern) if path.is_file())
+def _notices(base: Path, adapter: Path) -> dict[str, Path]:
+    """{name below the merged checkpoint's notices/: file} of the adapter's notices, and the base's in base/."""
+
+    def of(folder: Path) -> list[Path]:
+        return sorted(path for pattern in _NOTICES for path in folder.glob(pattern) if path.is_file())
+
+    merged_before = sorted(path for path in (base / "notices").rglob("*") if path.is_file())
+    return {
+        **{path.name: path for path in of(adapter)},
+        **{f"base/{path.name}": path for path in of(base)},
+        **{f"base/{path.relative_to(base / 'notices')}": path for path in merged_before},
+    }
 
 
 def _copy_files(base: Path, adapter: Path, folder: Path) -> None:
@@ -166,8 +208,9 @@ def _copy_files(base: Path, adapter: Path, folder: Path) -> None:
         if path.name != NAME:
             shutil.copyfile(path, folder / path.name)
     (folder / "notices").mkdir()
-    for path in _notices(adapter):
-        shutil.copyfile(path, folder / "notices" / path.name)
+    for name, path in _notices(base, adapter).items():
+        (folder / "notices" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / "notices" / name)
 
 
 def _refuse_overwriting(base: Path, adapter: Path, out: Path) -> None:
@@ -185,19 +228,23 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m build_scripts.merge_lora",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Exit status: 0 merged or already current, 1 refused (reason on stderr), 2 wrong usage.",
+        epilog="Exit status: 0 merged or already current; 1 refused, or a file can't be read or written (the reason is "
+        "on stderr); 2 wrong usage; 130 interrupted. After 1 and 130 the folder is as it was before.",
     )
     add = parser.add_argument
     add("--base", type=Path, required=True, help="checkpoint folder that the adapter was trained on")
     add("--adapter", type=Path, required=True, help=f"PEFT folder: {CONFIG}, {WEIGHTS}")
     add("--out", type=Path, required=True, help="folder to write; it appears whole or not at all")
-    add("--force", action="store_true", help="merge again even if the folder is current")
+    add("--force", action="store_true", help="merge again from the start, even if current")
     args = parser.parse_args(argv)
     try:
         merge(base=args.base, adapter=args.adapter, out=args.out, force=args.force)
     except BundleError as error:
         print(f"merge_lora: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("merge_lora: interrupted; run it again to go on after the last finished file", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from tritonguard.errors import BundleError
 
+from build_scripts.tensor_checks import check_tensors
 from engines.checkpoint import FloatArray, TensorFile
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -98,8 +99,11 @@ class Adapter:
             config = json.loads((folder / CONFIG).read_text())
         except (OSError, ValueError) as error:
             raise BundleError(f"{folder.name} has no readable {CONFIG}") from error
+        if not isinstance(config, dict):
+            raise BundleError(f"{folder.name}/{CONFIG} is not a JSON object")
         _refuse_unmergeable(config)
         file = TensorFile.open(folder / WEIGHTS)
+        check_tensors(file)
         modules: dict[str, LowRank] = {}
         for path, matrices in _by_module(file.header).items():
             name = canonical_module(path)
@@ -171,8 +175,8 @@ def _low_rank(path: str, matrices: Mapping[str, str], file: TensorFile, config: 
         if missing not in matrices:
             raise BundleError(f"the adapter has lora_{present} without lora_{missing} for {path}")
     a, b = matrices["A"], matrices["B"]
-    rank = _of_pattern(config.get("rank_pattern"), path, config.get("r"))
-    alpha = _of_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha"))
+    rank = _of_pattern(config, "rank_pattern", path, config.get("r"))
+    alpha = _of_pattern(config, "alpha_pattern", path, config.get("lora_alpha"))
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
         raise BundleError(f"{CONFIG}: r {rank!r} and lora_alpha {alpha!r} must be numbers")
     shape_a, shape_b = file.header[a]["shape"], file.header[b]["shape"]
@@ -181,9 +185,12 @@ def _low_rank(path: str, matrices: Mapping[str, str], file: TensorFile, config: 
     return LowRank(a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
-def _of_pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any:
+def _of_pattern(config: Mapping[str, Any], name: str, path: str, default: Any) -> Any:
     """The value of the first pattern that matches the end of a module's path, by PEFT's own rule."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
-            return value
+    try:
+        for pattern, value in (config.get(name) or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", path):
+                return value
+    except (AttributeError, re.error) as error:
+        raise BundleError(f"{CONFIG}: {name} is not a map of regular expressions") from error
     return default

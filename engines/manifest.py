@@ -24,14 +24,21 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_FIELDS = {"kind": str, "revision": str, "inputs": dict, "files": dict}
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises BundleError when there is none, or it is of another format."""
+    """Raises BundleError when there is none, or it is of another format or lacks what every manifest has."""
     try:
         manifest: dict[str, Any] = json.loads((folder / NAME).read_text())
     except (OSError, ValueError) as error:
         raise BundleError(f"{folder.name} has no readable {NAME}") from error
-    if manifest.get("format") != FORMAT:
-        raise BundleError(f"{folder.name}/{NAME} has format {manifest.get('format')!r}, this release reads {FORMAT}")
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise BundleError(f"{folder.name}/{NAME} has format {found!r}, this release reads {FORMAT}")
+    for name, kind in _FIELDS.items():
+        if not isinstance(manifest.get(name), kind):
+            raise BundleError(f"{folder.name}/{NAME} has no {name!r}")
     return manifest
 
 
