@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from tritonguard.errors import BundleError
+from tritonguard.taxonomy import TAXONOMY_VERSION
 
 from build_scripts.folders import finished_folder
 from build_scripts.progress import Steps
@@ -102,6 +103,7 @@ def compile_bundle(
             inputs=inputs,
             target=OPENVINO,
             precision=chosen,
+            taxonomy=TAXONOMY_VERSION,
             reasoning_source=manifest.get("reasoning_source", "model"),
             measured_ms={name: round(ms, 1) for name, ms in measured.items()},
             capabilities={
