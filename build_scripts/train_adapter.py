@@ -47,7 +47,7 @@ def tasks_of_rows(rows: Sequence[Row], generator: random.Random) -> Iterator[Tas
     while True:
         for source in drawn:
             row = next(source)
-            modes = MODES if generator.random() < 0.5 else (Mode.VERDICT,)
+            modes = MODES if generator.random() < 0.5 else (Mode.VERDICT, Mode.CATEGORIES)
             yield Task(row.prompt, row.unsafe, names=row.names, modes=modes)
 
 
@@ -88,15 +88,15 @@ def _endless(items: list[T], generator: random.Random) -> Iterator[T]:
 
 
 def steps(
-    pool: Path, split: Split, *, rows: int, replies: int, policies: int, condensed: int, seed: int
+    pool: Path, split: Split, *, rows: int, replies: int, policies: int, condensed: int, seed: int, order: int
 ) -> Iterator[list[Batch]]:
-    """Endless: the batches of each step, a policy each; deterministic in the seed."""
-    generator = random.Random(seed)
+    """Endless: the batches of each step, a policy each; deterministic. seed: of the split, order: of the drawing."""
+    generator = random.Random(order)
     exchanges, _ = load_exchanges(pool, split, seed=seed)
     prompts = tasks_of_rows(split.train, generator)
     pairs = tasks_of_exchanges(exchanges, generator)
-    rulings = tasks_of_mirrors(training_mirrors(pool, split, mirrors=600, size=5, seed=seed), generator)
-    many = training_mirrors(pool, split, mirrors=1500, size=8, seed=seed + 1)
+    rulings = tasks_of_mirrors(training_mirrors(pool, split, mirrors=600, size=5, seed=order), generator)
+    many = training_mirrors(pool, split, mirrors=1500, size=8, seed=order + 1)
     short = tasks_of_mirrors(many, generator, condensed=True)
     while True:
         builtin = [next(prompts) for _ in range(rows)] + [next(pairs) for _ in range(replies)]
@@ -249,6 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=1, help="of the splits, the order and the initial A")
+    parser.add_argument("--order", type=int, help="of the order alone, for a run that goes on from an adapter (--seed)")
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -265,6 +266,7 @@ def main(argv: list[str] | None = None) -> int:
         policies=args.policies,
         condensed=args.condensed,
         seed=args.seed,
+        order=args.seed if args.order is None else args.order,
     )
     done, spent = train(
         guard, encoder, plan, state=args.out / "state.pt", peak=args.learning_rate, minutes=args.minutes

@@ -27,7 +27,8 @@ _LATEST = 0.2  # weight of the latest call in the mean duration of a call
 
 @dataclass(eq=False)
 class _Entry:
-    """The jobs of one request. slow: some of them write free text, a token a pass."""
+    """The jobs of one request. slow: some of them write free text, a token a pass. length: tokens of the longest,
+    without the part that its policy shares."""
 
     jobs: Sequence[Job]
     done: Done
@@ -35,11 +36,13 @@ class _Entry:
     number: int
     deadline_ns: int | None = field(init=False)
     slow: bool = field(init=False)
+    length: int = field(init=False)
     answered: bool = False
 
     def __post_init__(self) -> None:
         self.deadline_ns = min((job.deadline_ns for job in self.jobs if job.deadline_ns is not None), default=None)
         self.slow = any(isinstance(segment, FreeText) for job in self.jobs for segment in job.program.segments)
+        self.length = max(len(job.ids) - job.prefix_length for job in self.jobs)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -152,11 +155,16 @@ class Scheduler:
         return late
 
     def _next(self) -> list[_Entry]:
-        """The front of the queue; behind a quick one, other quick ones, as many as go together."""
-        taken = [self._waiting[0]]
-        jobs = len(taken[0].jobs)
-        for entry in self._waiting[1:]:
-            if not (taken[0].slow or entry.slow) and jobs + len(entry.jobs) <= self._most_together:
+        """The front of the queue; with a quick one, other quick ones, as many as go together.
+
+        Of one priority those nearest in length: rows of a call are padded to the longest. Nobody is passed over for
+        long, since whoever has come to the front goes next.
+        """
+        first = self._waiting[0]
+        taken, jobs = [first], len(first.jobs)
+        others = [] if first.slow else [entry for entry in self._waiting[1:] if not entry.slow]
+        for entry in sorted(others, key=lambda each: (-each.priority, abs(each.length - first.length), each.number)):
+            if jobs + len(entry.jobs) <= self._most_together:
                 taken.append(entry)
                 jobs += len(entry.jobs)
         self._waiting = [entry for entry in self._waiting if entry not in taken]

@@ -130,6 +130,19 @@ def test_a_request_that_thinks_goes_alone_and_quick_ones_together() -> None:
         assert engine.calls == [[0], [1, 4, 5], [2], [3]]
 
 
+def test_requests_of_like_length_go_together_and_none_is_passed_over_for_long() -> None:
+    def long(number: int, tokens: int) -> Job:
+        return Job(np.full(tokens, number, np.int32), 0, QUICK)
+
+    with scheduling(most_together=2) as (scheduler, engine):
+        ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        asked = [ask(scheduler, long(n, tokens)) for n, tokens in ((1, 10), (2, 900), (3, 12), (4, 800), (5, 11))]
+        engine.go.release(4)
+        assert all(each.at.wait(WAIT_S) for each in asked)
+        assert engine.calls == [[0], [1, 5], [2, 4], [3]]
+
+
 def test_a_full_queue_refuses_the_next_and_keeps_the_others() -> None:
     with scheduling(most_waiting=2) as (scheduler, engine):
         ask(scheduler, job(0))
