@@ -178,9 +178,7 @@ class Scheduler:
             if len(results) != ends[-1]:
                 raise InternalError(f"the engine gave {len(results)} results for {ends[-1]} jobs")
         except BaseException as error:
-            internal = InternalError()
-            internal.__cause__ = error
-            return [internal for _ in batch]
+            return [InternalError.of(error) for _ in batch]
         return [results[end - len(entry.jobs) : end] for entry, end in zip(batch, ends, strict=True)]
 
     def _watch(self) -> None:

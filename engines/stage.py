@@ -82,7 +82,7 @@ class DecodeStage:
         except GuardError as error:
             return done(error)
         except (ValueError, KeyError, TypeError) as error:
-            return done(internal(error))
+            return done(InternalError.of(error))
         if not jobs:
             return done(self._decoded([]))
         self._scheduler.submit(jobs, lambda answers: done(self._result(answers)), priority=priority)
@@ -129,7 +129,7 @@ class DecodeStage:
                     return answer
             return self._decoded([answer for answer in answers if isinstance(answer, Answer)])
         except Exception as error:
-            return internal(error)
+            return InternalError.of(error)
 
     def _pixels(self, raw: bytes) -> wire.Array | None:
         """uint8 [images, size, size, 3]. Raises InternalError for bytes that are no whole number of images."""
@@ -220,13 +220,6 @@ def _labels(tensors: Tensors, context: Mapping[str, Any], info: Mapping[str, Any
         return seen
     reason = f"vision_{vision}"
     return {name: blind(text_only.get(name), reason=reason, has_response=has_response) for name in context["parts"]}
-
-
-def internal(error: BaseException) -> InternalError:
-    """The one error that a caller sees of a fault in here; `error` stays its cause, for the log."""
-    fault = InternalError()
-    fault.__cause__ = error
-    return fault
 
 
 def _required(tensors: Tensors, name: str) -> wire.Array:

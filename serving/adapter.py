@@ -194,12 +194,8 @@ def _request_id(request: Any) -> str:
 
 
 def _typed(error: Exception) -> GuardError:
-    if isinstance(error, GuardError):
-        return error
-    internal = InternalError()
     # As the cause, it is described where the response is made, once.
-    internal.__cause__ = error
-    return internal
+    return error if isinstance(error, GuardError) else InternalError.of(error)
 
 
 def describe(error: BaseException) -> str:

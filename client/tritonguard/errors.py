@@ -140,6 +140,13 @@ class InternalError(GuardError):
     ) -> None:
         super().__init__(message, field=field, request_id=request_id)
 
+    @classmethod
+    def of(cls, cause: BaseException) -> InternalError:
+        """What a caller is told of a fault, whatever it was; `cause` is chained, for the log."""
+        error = cls()
+        error.__cause__ = cause
+        return error
+
 
 class BundleError(GuardError):
     """The bundle is damaged, incomplete, or made for something else; raised at build and load time."""

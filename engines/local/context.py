@@ -11,6 +11,10 @@ import numpy as np
 from engines.checkpoint import FloatArray, TextConfig
 
 
+_BLOCK = 32
+"""Contexts hold whole blocks of tokens: OpenVINO makes its kernels anew for each length that it meets."""
+
+
 @dataclass(frozen=True)
 class Context:
     """keys, values: float32 [layers, kv heads, T, head dim], of which the first `length` count."""
@@ -27,12 +31,19 @@ class Context:
 
     def extended(self, keys: FloatArray, values: FloatArray, places: Sequence[int]) -> Context:
         """With the states at `places` of one row's pass behind it. keys, values: [layers, kv heads, S, head dim]."""
-        places = list(places)
+        length = self.length + len(places)
         return Context(
-            self.length + len(places),
-            np.concatenate([self.keys[:, :, : self.length], keys[:, :, places]], axis=2),
-            np.concatenate([self.values[:, :, : self.length], values[:, :, places]], axis=2),
+            length,
+            self._joined(self.keys, keys[:, :, list(places)], length),
+            self._joined(self.values, values[:, :, list(places)], length),
         )
+
+    def _joined(self, held: FloatArray, more: FloatArray, length: int) -> FloatArray:
+        room = -(-length // _BLOCK) * _BLOCK
+        joined = np.zeros((*held.shape[:2], room, held.shape[3]), np.float32)
+        joined[:, :, : self.length] = held[:, :, : self.length]
+        joined[:, :, self.length : length] = more
+        return joined
 
 
 class ContextCache:
