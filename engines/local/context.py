@@ -10,7 +10,6 @@ import numpy as np
 
 from engines.checkpoint import FloatArray, TextConfig
 
-
 _BLOCK = 32
 """Contexts hold whole blocks of tokens: OpenVINO makes its kernels anew for each length that it meets."""
 
