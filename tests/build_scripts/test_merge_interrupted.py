@@ -33,6 +33,8 @@ FORM = TEXT_FORMS["4.52 and later"]
 FAULTY_RUN = """
 import json, os, resource, signal, sys
 fault = json.loads(sys.argv.pop(1))
+# A shell ignores it for jobs in the background, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if "file_size" in fault:
     resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_size"], fault["file_size"]))
 seen, renames = 0, []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tritonguard import GuardRequest, MockTransport, Verdict
 from tritonguard.cli import main
 
 if __name__ == "__main__":
+    # A shell ignores it for jobs in the background, and so would all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sent, moment = int(sys.argv[1]), int(sys.argv[2])
     numbers = itertools.count(1)
 
