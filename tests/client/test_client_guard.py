@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import tritonguard.verdict as verdicts
-from answers import always, answer, by_text
+from answers import always, answer
 from tritonguard import (
-    CANARY,
     ERRORS,
     Decision,
     Guard,
@@ -17,7 +16,6 @@ from tritonguard import (
     IndeterminateVerdict,
     InternalError,
     InvalidRequest,
-    MockTransport,
     Mode,
     Policy,
     Readiness,
@@ -30,7 +28,7 @@ from tritonguard import (
 )
 from tritonguard import tensors as wire
 from tritonguard.request import refuse_unbuilt
-from tritonguard.testing import NO_WAITING
+from tritonguard.testing import fake_guard as guard
 
 ON_ERROR_KINDS = ["deadline_exceeded", "overloaded", "unavailable", "internal", "bundle"]
 TOLD = {"internal": "internal error", "bundle": "internal error"}
@@ -43,10 +41,6 @@ def failing(kind: str) -> Callable[[GuardRequest], Verdict]:
         raise ERRORS[kind].error("told", field="prompt")
 
     return handler
-
-
-def guard(handler: Callable[[GuardRequest], Verdict], **options: Any) -> Guard:
-    return Guard(transport=MockTransport(handler), **{"retries": NO_WAITING, **options})
 
 
 class RawTransport:
@@ -359,42 +353,6 @@ def test_leaving_the_context_closes_once_and_a_closed_guard_says_so() -> None:
             use()
 
 
-def test_health_is_two_right_verdicts() -> None:
-    health = guard(by_text).health()
-    assert health.healthy
-    assert [result.example for result in health.canary] == list(CANARY)
-    assert all(result.latency_ms >= 0 for result in health.canary)
-    assert health.to_dict()["healthy"] is True
-
-
-@pytest.mark.parametrize(
-    "handler",
-    [
-        pytest.param(always(0.03), id="all is safe"),
-        pytest.param(always(0.97), id="all is unsafe"),
-        pytest.param(always(None), id="all is indeterminate"),
-        pytest.param(failing("unavailable"), id="unavailable"),
-        pytest.param(failing("internal"), id="faulty"),
-    ],
-)
-def test_a_ready_server_with_wrong_verdicts_is_unhealthy(handler: Callable[[GuardRequest], Verdict]) -> None:
-    health = guard(handler).health()
-    assert not health.healthy
-    assert health.readiness.model_ready
-
-
-@pytest.mark.parametrize("missing", ["live", "ready", "model_ready"])
-def test_right_verdicts_of_a_server_that_is_not_ready_are_not_enough(missing: str) -> None:
-    word = {"live": True, "ready": True, "model_ready": True, missing: False}
-    assert not Guard(transport=MockTransport(by_text, readiness=Readiness(**word))).health().healthy
-
-
-def test_health_ignores_the_callers_thresholds_and_on_error() -> None:
-    policy = Policy(thresholds=Thresholds(user=0.0), on_error="allow")
-    assert guard(by_text, policy=policy).health().healthy
-    assert not guard(failing("unavailable"), policy=policy).health().healthy
-
-
 def test_an_error_from_the_mock_is_what_a_caller_of_the_server_sees() -> None:
     def handler(request: GuardRequest) -> Verdict:
         raise InternalError("KeyError in a module")
@@ -412,8 +370,3 @@ def test_counts_add_up() -> None:
     with pytest.raises(ERRORS["overloaded"].error):
         client.check("text", policy=Policy(on_error="raise"))
     assert isinstance(Unavailable("x"), GuardError)
-
-
-def test_health_of_each_has_one_row_for_a_transport_of_ones_own() -> None:
-    each = guard(by_text).health_of_each()
-    assert {name: health.healthy for name, health in each.items()} == {"transport": True}
