@@ -19,6 +19,7 @@ from engines.protocol import Answer, Engine, Job
 MOST_WAITING = 32
 MOST_TOGETHER = 8
 """Jobs in one call of the engine."""
+NEVER_NS = 2**63 - 1
 
 Results = list[Answer | GuardError]
 Done = Callable[[Results], None]
@@ -55,11 +56,20 @@ class Scheduler:
 
     most_waiting: requests that may wait; the next one is refused with Overloaded, unless a lower priority can give
     way. most_together: jobs in one call of the engine; a request that thinks goes alone: others in its call would wait
-    for it.
+    for it. show: told, whenever it changes, when one more request of the lowest priority would be done (ns of the
+    monotonic clock; 0: at once, NEVER_NS: it would be refused); called with the queue locked, so it must be quick.
     """
 
-    def __init__(self, engine: Engine, *, most_waiting: int = MOST_WAITING, most_together: int = MOST_TOGETHER) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        most_waiting: int = MOST_WAITING,
+        most_together: int = MOST_TOGETHER,
+        show: Callable[[int], None] = lambda done_ns: None,
+    ) -> None:
         self.engine = engine
+        self._show = show
         self._most_waiting = most_waiting
         self._most_together = most_together
         self._waiting: list[_Entry] = []
@@ -86,7 +96,7 @@ class Scheduler:
             entry = _Entry(jobs, done, priority, self._arrived)
             self._arrived += 1
             refused, error = self._admit(entry)
-            self._changed.notify_all()
+            self._note_change()
         if refused is not None:
             self._answer(refused, error)
 
@@ -94,7 +104,7 @@ class Scheduler:
         """Refuse what comes from now on, finish what is here, and return when it is."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
+            self._note_change()
         for thread in self._threads:
             thread.join()
 
@@ -115,15 +125,23 @@ class Scheduler:
         return (self._waiting.pop() if full else None), Overloaded("too many requests are waiting")
 
     def _comes_too_late(self, entry: _Entry) -> bool:
-        """Whether, at the pace of the latest calls, it would be done too late. Never beside an idle engine."""
-        if entry.deadline_ns is None or not self._running:
-            return False
-        now = time.monotonic_ns()
         before = [each for each in self._waiting if each.rank < entry.rank]
+        return entry.deadline_ns is not None and self._done_ns(before, slow=entry.slow) > entry.deadline_ns
+
+    def _done_ns(self, before: Sequence[_Entry], *, slow: bool) -> float:
+        """When a request behind those would be done, at the pace of the latest calls. 0 beside an idle engine."""
+        if not self._running:
+            return 0
         quick = sum(len(each.jobs) for each in before if not each.slow)
-        calls = [each.slow for each in before if each.slow] + [False] * (quick // self._most_together) + [entry.slow]
-        under_way = max(0.0, self._began_ns + self._call_ns[self._running[0].slow] - now)
-        return now + under_way + sum(self._call_ns[slow] for slow in calls) > entry.deadline_ns
+        calls = [each.slow for each in before if each.slow] + [False] * (quick // self._most_together) + [slow]
+        free_ns = max(float(time.monotonic_ns()), self._began_ns + self._call_ns[self._running[0].slow])
+        return free_ns + sum(self._call_ns[each] for each in calls)
+
+    def _note_change(self) -> None:
+        """Wake both threads, and show how long the queue is now."""
+        full = self._closed or len(self._waiting) >= self._most_waiting
+        self._show(NEVER_NS if full else round(self._done_ns(self._waiting, slow=False)))
+        self._changed.notify_all()
 
     def _work(self) -> None:
         while True:
@@ -134,6 +152,7 @@ class Scheduler:
                 hopeless = self._drop_hopeless()
                 batch = self._running = self._next()
                 began = self._began_ns = time.monotonic_ns()
+                self._note_change()
             for entry in hopeless:
                 self._answer(entry, Overloaded("its turn came too late for its deadline"))
             for entry, results in zip(batch, self._run(batch), strict=True):
@@ -143,7 +162,7 @@ class Scheduler:
                 known = self._call_ns[slow]
                 self._call_ns[slow] = known + _LATEST * (took - known) if known else took
                 self._running = []
-                self._changed.notify_all()
+                self._note_change()
 
     def _drop_hopeless(self) -> list[_Entry]:
         """Take out what could not be done in time, as long as something else waits: the engine's time is theirs."""
@@ -195,6 +214,7 @@ class Scheduler:
                     self._changed.wait(None if next_ns is None else (next_ns - now) / 1e9)
                     continue
                 self._waiting = [entry for entry in self._waiting if entry not in late]
+                self._note_change()
                 under_way = set(map(id, self._running))
             for entry in late:
                 where = "while the model ran" if id(entry) in under_way else "in the queue"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tritonguard import tensors as wire
-from tritonguard.errors import PromptTooLong
+from tritonguard.errors import Overloaded, PromptTooLong
 from tritonguard.policy_parts import PolicyPart
 from tritonguard.request import DEFAULT_THINK_BUDGET, GuardRequest, Mode, from_tensors, refuse_unbuilt
 
@@ -34,25 +34,38 @@ class _Prompt:
 
 
 class PrepareStage:
-    """vision: "trained", "untrained" or "none", as the bundle declares it. image_size: pixels of the tower's side."""
+    """vision: "trained", "untrained" or "none", as the bundle declares it. image_size: pixels of the tower's side.
+    done_ns: when the engine could be done with one more request of the lowest priority, ns of the monotonic clock.
+    """
 
     def __init__(
-        self, builder: PromptBuilder, store: PolicyStore, *, vision: str = "none", image_size: int = 0
+        self,
+        builder: PromptBuilder,
+        store: PolicyStore,
+        *,
+        vision: str = "none",
+        image_size: int = 0,
+        done_ns: Callable[[], int] = lambda: 0,
     ) -> None:
         self._builder = builder
         self._store = store
         self._vision = vision
         self._image_size = image_size
+        self._done_ns = done_ns
 
     def run(self, tensors: Mapping[str, wire.Array]) -> dict[str, wire.Array]:
         """The door of the server: validate, find the policy, read the images, render and tokenise.
 
         Raises GuardError (InvalidRequest, UnsupportedContract, Unimplemented, InvalidImage, ImageTooLarge,
-        PromptTooLong).
+        PromptTooLong; Overloaded, before the costly part, where the engine's queue would only refuse it).
         """
         began = time.monotonic_ns()
         request = from_tensors(tensors)
         refuse_unbuilt(request)
+        deadline_ns = began + round(request.deadline_s * 1e9)
+        # One of a higher priority may take another's place, which only the queue can tell.
+        if request.priority == 0 and self._done_ns() > deadline_ns:
+            raise Overloaded("too many requests are waiting for this deadline")
         resolved = self._store.resolve(request)
         image_sha256, pixels = self._images(request)
         prompts = [prompt for part in resolved.parts for prompt in self._prompts(request, part)]
@@ -86,7 +99,7 @@ class PrepareStage:
             "PREFIX_LENGTHS": wire.pack("PREFIX_LENGTHS", [prompt.built.prefix_length for prompt in prompts]),
             "PIXELS": wire.pack("PIXELS", [pixels if sees else b""]),
             "ANSWER": wire.pack_text("ANSWER", json.dumps(answer)),
-            "DEADLINE_NS": wire.pack("DEADLINE_NS", [began + round(request.deadline_s * 1e9)]),
+            "DEADLINE_NS": wire.pack("DEADLINE_NS", [deadline_ns]),
             "CONTEXT": wire.pack_text("CONTEXT", json.dumps(context)),
         }
 

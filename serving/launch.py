@@ -30,6 +30,8 @@ from serving.flags import Ports, choose_ports, flags, loopback
 from serving.installation import Installation
 from serving.log_copy import LogTarget
 from serving.log_lines import LogFormat, LogRecord
+from serving.occupancy import VARIABLE as OCCUPANCY_VARIABLE
+from serving.occupancy import Occupancy
 from serving.policy_switches import PolicySwitches
 from serving.server_process import POLL_S, Aborted, ServerProcess
 from serving.tls_files import TlsFiles
@@ -128,10 +130,13 @@ class TritonServer:
             self._endpoints = _endpoints(host, ports)
             target = self._target = LogTarget(settings.log, settings.log_format)
             self._resources.callback(target.close)
-            base = {**os.environ, **settings.policies.environment(), QUEUE_VARIABLE: str(settings.queue)}
+            occupancy = Path(folder, "occupancy")
+            own = {QUEUE_VARIABLE: str(settings.queue), OCCUPANCY_VARIABLE: str(occupancy)}
+            base = {**os.environ, **settings.policies.environment(), **own}
             environment = installation.environment(base, bundle=settings.bundle)
 
             def run() -> None:
+                Occupancy.clear(occupancy)
                 arguments = flags(
                     settings.model_repository,
                     backends,

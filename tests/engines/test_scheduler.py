@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tritonguard.errors import DeadlineExceeded, GuardError, InternalError, Over
 
 from engines.program import FreeText, Program
 from engines.protocol import Answer, Capabilities, Job
-from engines.scheduler import Results, Scheduler
+from engines.scheduler import NEVER_NS, Results, Scheduler
 
 WAIT_S = 10.0
 QUICK, SLOW = Program(()), Program((FreeText(8, (1,), 2),))
@@ -57,7 +58,7 @@ class Answered:
 
 
 @contextmanager
-def scheduling(**limits: int) -> Iterator[tuple[Scheduler, Gated]]:
+def scheduling(**limits: Any) -> Iterator[tuple[Scheduler, Gated]]:
     engine = Gated()
     scheduler = Scheduler(engine, **limits)
     try:
@@ -153,6 +154,28 @@ def test_a_full_queue_refuses_the_next_and_keeps_the_others() -> None:
         assert scheduler.waiting == 2
         engine.go.release(2)
         assert all(isinstance(each.one, Answer) for each in waiting)
+
+
+def test_it_shows_when_one_more_would_be_done() -> None:
+    shown: list[int] = []
+    with scheduling(most_waiting=1, show=shown.append) as (scheduler, engine):
+        first = ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        time.sleep(0.2)  # the pace that the queue learns
+        engine.go.release()
+        assert isinstance(first.one, Answer)
+        ask(scheduler, job(1))
+        assert engine.began.acquire(timeout=WAIT_S)
+        assert 0.2e9 < shown[-1] - time.monotonic_ns() < 2e9
+        second = ask(scheduler, job(2))
+        assert shown[-1] == NEVER_NS
+        engine.go.release(2)
+        assert isinstance(second.one, Answer)
+        idle_by = time.monotonic() + WAIT_S
+        while shown[-1] != 0 and time.monotonic() < idle_by:
+            time.sleep(0.01)
+        assert shown[-1] == 0
+    assert shown[-1] == NEVER_NS
 
 
 def test_in_a_full_queue_the_latest_of_the_lowest_priority_gives_way() -> None:

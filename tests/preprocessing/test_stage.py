@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from tritonguard import tensors as wire
-from tritonguard.errors import InvalidImage, PromptTooLong, Unimplemented
+from tritonguard.errors import InvalidImage, Overloaded, PromptTooLong, Unimplemented
 from tritonguard.policy import Policy
 from tritonguard.request import DEFAULT_THINK_BUDGET, GuardRequest, Turn, to_tensors
 
@@ -107,6 +108,18 @@ def test_images_that_cannot_be_judged_leave_the_texts_to_be_judged_alone(
 
 def test_an_image_alone_has_no_text_to_judge(stage: PrepareStage) -> None:
     assert asked(run(stage, prompt="", images=[picture()])[1]) == [("built-in", True)]
+
+
+def test_what_the_queue_would_refuse_is_refused_before_it_is_tokenised(
+    builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done_ns = time.monotonic_ns() + round(60e9)
+    stage = PrepareStage(builder, PolicyStore(allow_callers=True), done_ns=lambda: done_ns)
+    run(stage, deadline_s=120.0)
+    run(stage, deadline_s=30.0, priority=1)  # it may take another's place
+    monkeypatch.setattr(PromptBuilder, "build", None)
+    with pytest.raises(Overloaded):
+        run(stage, deadline_s=30.0)
 
 
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -133,6 +134,7 @@ def test_the_switches_reach_the_server_whatever_the_shell_says(
 ) -> None:
     monkeypatch.setenv("TRITONGUARD_POLICIES", "/somewhere/else")
     monkeypatch.setenv("TRITONGUARD_QUEUE", "1")
+    monkeypatch.setenv("TRITONGUARD_OCCUPANCY", "/somewhere/else")
     told = tmp_path / "told"
     program = (
         "import os, pathlib\n"
@@ -142,9 +144,15 @@ def test_the_switches_reach_the_server_whatever_the_shell_says(
     )
     with TritonServer(replace(serve(program + READY), policies=PolicySwitches(None, "built-in", False), queue=7)):
         pass
-    assert told.read_text() == (
-        "TRITONGUARD_CALLER_POLICIES=0 TRITONGUARD_FLOOR=built-in TRITONGUARD_POLICIES= TRITONGUARD_QUEUE=7"
-    )
+    variables = dict(pair.split("=", 1) for pair in told.read_text().split())
+    occupancy = variables.pop("TRITONGUARD_OCCUPANCY")
+    assert occupancy.startswith(tempfile.gettempdir())
+    assert variables == {
+        "TRITONGUARD_CALLER_POLICIES": "0",
+        "TRITONGUARD_FLOOR": "built-in",
+        "TRITONGUARD_POLICIES": "",
+        "TRITONGUARD_QUEUE": "7",
+    }
 
 
 def test_a_server_is_ready_inside_and_gone_outside(serve: Serve) -> None:

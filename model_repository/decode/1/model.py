@@ -17,6 +17,7 @@ from preprocessing.policies import PolicyStore
 from preprocessing.prompt import PromptBuilder
 from preprocessing.stage import PrepareStage
 from serving.adapter import Adapter, bundle_folder, most_waiting
+from serving.occupancy import Occupancy
 
 
 class TritonPythonModel:
@@ -25,7 +26,7 @@ class TritonPythonModel:
         builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
         self._stage = DecodeStage(
             bundle,
-            Scheduler(open_engine(bundle), most_waiting=most_waiting(MOST_WAITING)),
+            Scheduler(open_engine(bundle), most_waiting=most_waiting(MOST_WAITING), show=Occupancy.of_server().show),
             encode=builder.encode_text,
             decode=builder.decode_text,
             end=builder.end_of_turn,

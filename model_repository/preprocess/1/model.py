@@ -11,6 +11,7 @@ from engines.bundle import Bundle
 from preprocessing.prompt import PromptBuilder
 from preprocessing.stage import PrepareStage
 from serving.adapter import Adapter, bundle_folder, policy_store
+from serving.occupancy import Occupancy
 
 
 class TritonPythonModel:
@@ -18,7 +19,11 @@ class TritonPythonModel:
         bundle = Bundle.open(bundle_folder())
         builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
         self._stage = PrepareStage(
-            builder, policy_store(self._report), vision=bundle.capabilities.vision, image_size=bundle.image_size
+            builder,
+            policy_store(self._report),
+            vision=bundle.capabilities.vision,
+            image_size=bundle.image_size,
+            done_ns=Occupancy.of_server().done_ns,
         )
         self._adapter = Adapter(pb_utils, inputs=REQUEST, outputs=(*MODEL_INPUT, *CONTEXT))
 
