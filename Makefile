@@ -8,7 +8,7 @@ POOL ?= ../shared/data/train_pool
 ADAPTER ?= adapters/embedded
 BUNDLE := build/bundle
 
-.PHONY: help demo bundle serve test test-fast test-reference lint bench-quick accuracy modes pair-passes chaos soak bulk-kills train lock clean
+.PHONY: help demo bundle build-demo serve test test-fast test-reference lint bench-quick accuracy modes pair-passes chaos soak bulk-kills train lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -16,10 +16,13 @@ help: ## this list
 demo: bundle ## set up, start the server, moderate the example texts over gRPC, print the verdicts
 	$(PY) -m serving.demo --bundle $(BUNDLE)
 
-bundle: $(VENV)/.serving ## base checkpoint + adapter -> merged checkpoint -> compiled bundle (each step cached)
+bundle: $(VENV)/.serving ## base + adapter -> merged -> every form compiled -> the fastest that passes the gate (cached)
 	$(PY) -m build_scripts.embedded_checkpoint --out build/base
 	$(PY) -m build_scripts.merge_lora --base build/base --adapter $(ADAPTER) --out build/merged
-	$(PY) -m build_scripts.compile --checkpoint build/merged --out $(BUNDLE)
+	$(PY) -m build_scripts.ship --checkpoint build/merged --out $(BUNDLE)
+
+build-demo: $(VENV)/.dev ## adapter and base -> every form of the numbers, judged against float32 in one table (POOL=folder)
+	$(PY) -m benchmarks.forms --pool $(POOL) --adapter $(ADAPTER)
 
 serve: bundle ## serve the bundle on loopback until Ctrl-C
 	$(VENV)/bin/tritonguard-serve --bundle $(BUNDLE)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tritonguard.policy import Policy
+from tritonguard.policy_parts import parts_of
+from tritonguard.request import GuardRequest
+
+from build_scripts import parity_corpus
 from build_scripts.training_data import Row, Split, load_pool, split_pool
 from build_scripts.training_replies import Exchange, load_exchanges
 from engines.manifest import read_manifest
@@ -60,6 +67,24 @@ def read_elsewhere(pool: Path, adapter: Path, split: Split) -> frozenset[str]:
 def some(rows: Sequence[T], limit: int | None) -> Sequence[T]:
     """`limit` of the rows, drawn at random and always the same; None or more than there are: all of them."""
     return rows if limit is None or limit >= len(rows) else random.Random(0).sample(rows, limit)
+
+
+def parity_rows(split: Split, count: int) -> list[parity_corpus.Row]:
+    """`count` held-out prompts (all, where there are fewer), of each language the same share as far as it has them;
+    always the same ones, in an order that is not by language."""
+    by_language: dict[str, list[Row]] = defaultdict(list)
+    for row in (*split.family, *split.random):
+        by_language[row.language].append(row)
+    queues = [random.Random(language).sample(rows, len(rows)) for language, rows in sorted(by_language.items())]
+    # One of each language in turn, until there are enough or none is left.
+    turns = [row for turn in zip_longest(*queues) for row in turn if row is not None]
+    return [_parity_row(row) for row in turns[:count]]
+
+
+def _parity_row(row: Row) -> parity_corpus.Row:
+    request = GuardRequest.create(prompt=row.prompt)
+    (part,) = parts_of(Policy())
+    return parity_corpus.Row(row.id, request, part, row.language, (row.unsafe, None))
 
 
 def with_known_categories(split: Split) -> list[Row]:

@@ -1,22 +1,25 @@
 """Compile a checkpoint into a bundle: the graphs, and everything else that a server needs to judge with it.
 
     python -m build_scripts.compile --checkpoint build/merged --out build/bundle
+    python -m build_scripts.compile --quantized build/quantized/int8-dynamic --out build/int8-dynamic
 
 The graphs (text, vision tower where there is one, head) are built from the checkpoint with OpenVINO's own ops
-(no torch). Their float precision is picked by a short measurement on this machine: bfloat16 where the CPU
-multiplies it faster, float32 elsewhere.
+(no torch); a quantized text graph is taken as `quantize` made it. The arithmetic of what is not int8 is picked by a
+short measurement on this machine: bfloat16 where the CPU multiplies it faster, float32 elsewhere. The bundle is for
+this kind of machine: a CPU without that arithmetic refuses it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
-import statistics
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,51 +27,62 @@ import openvino as ov
 from tritonguard.errors import BundleError
 from tritonguard.taxonomy import TAXONOMY_VERSION
 
+from build_scripts import answers
 from build_scripts.folders import finished_folder
+from build_scripts.pass_times import Form, pass_times
 from build_scripts.progress import Steps
+from build_scripts.quantize_profiles import KIND as QUANTIZED
+from engines import program
 from engines.bundle import OPENVINO
 from engines.checkpoint import Checkpoint
-from engines.local import forward_openvino, graph_nodes, head_openvino, vision_openvino
-from engines.local.context import Context
+from engines.local import forward_openvino, graph_nodes, head_openvino, runtime, vision_openvino
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS
-from engines.local.runtime import GRAPH, PRECISIONS, VISION_GRAPH, Runtime, native_precisions
-from engines.local.tree import Tree, pass_inputs
-from engines.manifest import is_current, read_manifest, sha256_file, write_manifest
+from engines.local.engine_config import PRECISIONS, EngineConfig
+from engines.local.runtime import GRAPH, VISION_GRAPH, cpu_name, native_precisions, save_compiled
+from engines.manifest import is_current, read_manifest, sha256_file, verify_files, write_manifest
 from engines.vision_config import VisionConfig
+from preprocessing import answer_text, prompt, stage
 
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
-GRAPH_SOURCES = (forward_openvino, graph_nodes, head_openvino, vision_openvino)
+GRAPH_SOURCES = (forward_openvino, graph_nodes, head_openvino, vision_openvino, runtime)
+ANSWERS_SOURCES = (answers, answer_text, program, prompt, stage)
 VISION_STATES = ("none", "untrained", "trained")
 NOTICES = "notices"
 MAX_TOKENS = 4096  # as NVIDIA's examples serve the model (--max-model-len 4096)
-_ROUNDS, _PREFIX, _SUFFIX = 3, 338, 154  # the shape of a short request under the built-in policy
 
 
 def compile_bundle(
     checkpoint: Path,
     out: Path,
     *,
+    quantized: Path | None = None,
     precision: str | None = None,
     max_tokens: int = MAX_TOKENS,
     force: bool = False,
 ) -> Path:
     """Write the bundle to `out` (kept if its manifest still matches).
 
-    precision: one of PRECISIONS; None measures. Raises BundleError: no checkpoint, or files missing in it.
+    quantized: the folder of the text graph that `quantize` made of this checkpoint; None: the checkpoint's as it is.
+    precision: one of PRECISIONS, of the arithmetic; None: the quantized form's, or else measured. Raises BundleError:
+    no checkpoint, files missing in it, or a text graph that is not whole or of another checkpoint.
     """
     manifest = read_manifest(checkpoint)
+    form = None if quantized is None else _quantized(quantized, manifest["revision"])
+    profile = None if form is None else form["inputs"]["profile"]
+    precision = precision or (profile and profile["arithmetic"])
     inputs = {
         "checkpoint_revision": manifest["revision"],
         "reasoning_source": manifest.get("reasoning_source"),
         "vision": manifest.get("vision"),  # the revision covers files, not what the manifest says of them
+        "quantized_revision": form and form["revision"],
         "precision": precision,
         "max_tokens": max_tokens,
+        "cpu": cpu_name(),
         "openvino": ov.__version__,
-        "graph_source_sha256": {
-            source.__name__.rpartition(".")[2]: sha256_file(Path(str(source.__file__))) for source in GRAPH_SOURCES
-        },
+        "graph_source_sha256": _hashes(GRAPH_SOURCES),
+        "answers_source_sha256": _hashes(ANSWERS_SOURCES),
     }
     if not force and is_current(out, inputs):
         print(f"bundle: {out} is current")
@@ -79,7 +93,11 @@ def compile_bundle(
         opened = Checkpoint.open(checkpoint)
         vision = vision_state(opened, manifest)
         copied = [*COPIED]
-        save_graph(forward_openvino.build_graph(opened), folder / GRAPH)
+        if quantized is None:
+            save_graph(forward_openvino.build_graph(opened), folder / GRAPH)
+        else:
+            for name in (GRAPH, Path(GRAPH).with_suffix(".bin").name):
+                link_or_copy(quantized / name, folder / name)
         save_graph(head_openvino.build_head_graph(opened), folder / head_openvino.HEAD_GRAPH)
         if opened.vision_config is not None:
             check_preprocessor(checkpoint, opened.vision_config)
@@ -91,18 +109,26 @@ def compile_bundle(
             shutil.copyfile(checkpoint / name, folder / name)
         if (checkpoint / NOTICES).is_dir():
             shutil.copytree(checkpoint / NOTICES, folder / NOTICES)
+        answers.write_answers(folder, max_tokens=max_tokens)
         steps.next("measuring precisions on this machine" if precision is None else f"precision {precision}")
-        measured = {} if precision else measure_precisions(folder)
+        group_size = form["engine"]["group_size"] if form else 0
+        measured = {} if precision else measure_precisions(folder, group_size=group_size)
         chosen = precision or min(measured, key=lambda name: measured[name])
         if measured:
             print("  " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in measured.items()) + f": {chosen}")
+        EngineConfig(chosen, group_size).write(folder)
+        save_compiled(folder / GRAPH, precision=chosen, group_size=group_size)
         steps.next("hashing")
         write_manifest(
             folder,
             kind="bundle",
             inputs=inputs,
             target=OPENVINO,
-            precision=chosen,
+            precision=profile["name"] if profile and profile["weights"] != "stored" else chosen,
+            arithmetic=chosen,
+            hardware={"cpu": cpu_name(), "multiplies": list(native_precisions())},
+            calibration=form and form["inputs"]["calibration"],
+            parity=None,
             taxonomy=TAXONOMY_VERSION,
             reasoning_source=manifest.get("reasoning_source", "model"),
             measured_ms={name: round(ms, 1) for name, ms in measured.items()},
@@ -115,6 +141,29 @@ def compile_bundle(
         )
         steps.next(f"done: {out}")
     return out
+
+
+def _hashes(sources: Iterable[ModuleType]) -> dict[str, str]:
+    return {source.__name__.rpartition(".")[2]: sha256_file(Path(str(source.__file__))) for source in sources}
+
+
+def _quantized(folder: Path, checkpoint_revision: str) -> dict[str, Any]:
+    """The manifest of a quantized text graph. Raises BundleError: none, not whole, or of another checkpoint."""
+    manifest = read_manifest(folder)
+    if manifest["kind"] != QUANTIZED:
+        raise BundleError(f"{folder.name} is a {manifest['kind']}, no quantized graph")
+    verify_files(folder, manifest)
+    if manifest["inputs"]["checkpoint_revision"] != checkpoint_revision:
+        raise BundleError(f"{folder.name} was quantized from another checkpoint: quantize this one again")
+    return manifest
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under two names; a copy where the file system has no such thing."""
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copyfile(source, target)
 
 
 def save_graph(graph: ov.Model, path: Path) -> None:
@@ -146,24 +195,10 @@ def check_preprocessor(folder: Path, config: VisionConfig) -> None:
         raise BundleError(f"{folder.name}: {PREPROCESSOR} does not fit the vision tower")
 
 
-def measure_precisions(folder: Path) -> Mapping[str, float]:
+def measure_precisions(folder: Path, *, group_size: int = 0) -> Mapping[str, float]:
     """Median milliseconds of one short request's pass in each precision this CPU has, rounds interleaved."""
-    config = Checkpoint.read_config(folder)
-    generator = np.random.default_rng(0)
-    states = generator.standard_normal(
-        (2, config.num_hidden_layers, config.num_key_value_heads, _PREFIX, config.head_dim), np.float32
-    )
-    tree = Tree(tuple(generator.integers(0, config.vocab_size, _SUFFIX).tolist()))
-    inputs = pass_inputs(Context(_PREFIX, *states), [tree], candidates=[0, 1], image_token=-1)
-    runtimes = {name: Runtime.load(folder, precision=name) for name in native_precisions()}
-    times: dict[str, list[float]] = {name: [] for name in runtimes}
-    for round_number in range(_ROUNDS + 1):
-        for name, runtime in runtimes.items():
-            began = time.perf_counter()
-            runtime.run(**inputs)
-            if round_number:  # the first one warms up
-                times[name].append((time.perf_counter() - began) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
+    forms = {name: Form(folder, EngineConfig(name, group_size)) for name in native_precisions()}
+    return {name: found[1] for name, found in pass_times(forms, batches=(1,)).items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -173,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", type=Path, default=Path("build/merged"), help="merged checkpoint")
+    parser.add_argument("--quantized", type=Path, help="folder of its text graph in another form, by `quantize`")
     parser.add_argument("--out", type=Path, default=Path("build/bundle"), help="bundle to write")
     parser.add_argument("--precision", choices=PRECISIONS, help="skip the measurement")
     parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest prompt served (%(default)s)")
@@ -180,7 +216,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         compile_bundle(
-            args.checkpoint, args.out, precision=args.precision, max_tokens=args.max_tokens, force=args.force
+            args.checkpoint,
+            args.out,
+            quantized=args.quantized,
+            precision=args.precision,
+            max_tokens=args.max_tokens,
+            force=args.force,
         )
     except BundleError as error:
         print(f"compile: {error}", file=sys.stderr)

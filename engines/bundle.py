@@ -1,7 +1,10 @@
 """A bundle: the one folder that a server loads. graph or checkpoint, tokenizer, template, notices, manifest.
 
 manifest.json        kind "bundle": target, precision, capabilities, hashes of everything below
+engine.yaml          how the engine runs it
 graph.xml, graph.bin  the text graph (target openvino); head.*: its vocabulary for free text; vision.*: the tower
+graph.*.blob         what OpenVINO made of the text graph for one kind of CPU (`engines/local/runtime.py`)
+answers.json         what a start needs of the tokenizer (`preprocessing/answer_text.py`)
 preprocessor_config.json, processor_config.json  how images become pixels, where there is a tower
 config.json          the checkpoint's own
 tokenizer.json, tokenizer_config.json, chat_template.jinja
@@ -22,6 +25,7 @@ from engines.manifest import read_manifest, verify_files
 from engines.protocol import Capabilities, Engine
 
 OPENVINO = "openvino"
+WEIGHTS = ".bin"
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,15 @@ class Bundle:
     manifest: Mapping[str, Any]
 
     @classmethod
-    def open(cls, folder: Path) -> Bundle:
-        """Raises BundleError: not a bundle, a file missing, changed or added since it was compiled."""
+    def open(cls, folder: Path, *, weights: bool = True) -> Bundle:
+        """Raises BundleError: not a bundle, a file missing, changed or added since it was compiled.
+
+        weights: False, for who loads no graph, leaves the bytes of the graphs' weights unread.
+        """
         manifest = read_manifest(folder)
         if manifest["kind"] != "bundle":
             raise BundleError(f"{folder.name} is a {manifest['kind']}, not a bundle")
-        verify_files(folder, manifest)
+        verify_files(folder, manifest, unread=None if weights else WEIGHTS)
         return cls(folder, manifest)
 
     @property
@@ -44,7 +51,7 @@ class Bundle:
 
     @property
     def precision(self) -> str:
-        """Of the arithmetic: "f32" or "bf16"."""
+        """The profile of its numbers: "f32", "bf16", or one of `build_scripts/quantize_profiles.py`."""
         return str(self.manifest["precision"])
 
     @property

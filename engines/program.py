@@ -95,6 +95,11 @@ class Program:
         return frozenset(type(segment).__name__ for segment in self.segments)
 
     @property
+    def candidates(self) -> tuple[int, ...]:
+        """Token ids of all choices, in ascending order."""
+        return tuple(sorted({id for choice in self.choices for id in (choice.safe, choice.unsafe)}))
+
+    @property
     def choices(self) -> tuple[Choice, ...]:
         return tuple(segment for segment in self.segments if isinstance(segment, Choice))
 

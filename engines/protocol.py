@@ -44,6 +44,12 @@ class Job:
     pixels: npt.NDArray[np.uint8] | None = None
     deadline_ns: int | None = None
 
+    @property
+    def split(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids of the prefix, and those behind it, of which there is at least one: a pass needs a query."""
+        cut = min(self.prefix_length, len(self.ids) - 1)
+        return tuple(self.ids[:cut].tolist()), tuple(self.ids[cut:].tolist())
+
 
 @dataclass(frozen=True)
 class Answer:

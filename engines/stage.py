@@ -45,7 +45,7 @@ class DecodeStage:
         encode: Encode,
         decode: Decode,
         end: int,
-        marks: frozenset[int] = frozenset(),
+        marks: Callable[[], frozenset[int]] = frozenset,
         image_size: int = 0,
     ) -> None:
         self._scheduler = scheduler
@@ -68,7 +68,7 @@ class DecodeStage:
                 end=end,
                 names=names,
                 think_budget=budget,
-                marks=marks,
+                marks=marks() if mode is Mode.THINK else frozenset(),
             )
 
         self._program = program

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from preprocessing.template import ChatTemplate, Message
 _OTHER_BYTE = re.compile(r"<0x(?!3C)[0-9A-F]{2}>")
 # First characters that tokenise differently; the shared prefix is what all of them leave alone.
 _PROBES = ("a", "Z", "1", "中", "<", '"', "-", "é", "(", ".")
+_LONG = 1 << 16
+"""Bytes of a prompt that takes longer to tokenise than the vocabulary takes to look through."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,6 @@ class PromptBuilder:
         self._marks = read_marks(folder, config, self.tokenizer, special)
         # What stands between the template's own special tokens is text, whatever it spells.
         self.tokenizer.encode_special_tokens = True
-        # Bytes of one token's text at most; a space counts as the three bytes of its mark.
-        self._longest_piece = max(len(piece.encode()) for piece in self.tokenizer.get_vocab())
         self._prefix = lru_cache(maxsize=64)(self._compute_prefix)
 
     def build(self, request: GuardRequest, part: PolicyPart = BUILT_IN) -> ModelInput:
@@ -76,8 +76,8 @@ class PromptBuilder:
         images = len(request.images)
         rendered = self._rendered(request.prompt, request.response, policy, images)
         # Tokenising a megabyte takes a second: what can't fit is refused by its length.
-        least = len(self._special.unshield(rendered).encode()) // self._longest_piece
-        if least > self.max_tokens:
+        size = len(self._special.unshield(rendered).encode())
+        if size > _LONG and (least := size // self._longest_piece) > self.max_tokens:
             raise PromptTooLong(
                 f"the prompt has {least} tokens or more, this server reads at most {self.max_tokens}", field="prompt"
             )
@@ -136,12 +136,17 @@ class PromptBuilder:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
+    @cached_property
+    def _longest_piece(self) -> int:
+        """Bytes of one token's text at most; a space counts as the three bytes of its mark."""
+        return max(len(piece.encode()) for piece in self.tokenizer.get_vocab())
+
     @property
     def end_of_turn(self) -> int:
         """Id of `<end_of_turn>`, which ends an answer. Raises BundleError."""
         return self._special_id("<end_of_turn>")
 
-    @property
+    @cached_property
     def mark_ids(self) -> frozenset[int]:
         """Ids of the tokens whose text holds a `<`: without them no text can spell `<think>` or `</think>`."""
         pieces = self.tokenizer.get_vocab().items()

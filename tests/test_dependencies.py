@@ -63,7 +63,7 @@ def test_a_lock_and_the_constraints_say_the_same(name: str) -> None:
     assert {package: pinned.get(package) for package in locked(name)} == locked(name)
 
 
-@pytest.mark.parametrize(("name", "extras"), [("serving", ("build",)), ("dev", ("build", "test", "lock"))])
+@pytest.mark.parametrize(("name", "extras"), [("serving", ("build",)), ("dev", ("build", "test", "lock", "quantize"))])
 def test_a_lock_holds_what_the_packages_ask_for(name: str, extras: tuple[str, ...]) -> None:
     # If not: make lock
     versions = locked(name)

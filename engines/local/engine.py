@@ -23,7 +23,6 @@ from engines.local.context import Context, ContextCache
 from engines.local.passes import Passes
 from engines.local.shape import Shape
 from engines.local.steps import Written, write_line, write_names, write_text
-from engines.local.tree import Tree
 from engines.program import Choice
 from engines.protocol import Answer, Capabilities, Job
 
@@ -71,7 +70,7 @@ class LocalEngine:
     @classmethod
     def load(cls, bundle: Bundle) -> LocalEngine:
         """Compile the bundle's graphs for this CPU. Raises BundleError when they can't be."""
-        return cls(Passes.load(bundle.folder, precision=bundle.precision), bundle.capabilities)
+        return cls(Passes.load(bundle.folder), bundle.capabilities)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -101,10 +100,8 @@ class LocalEngine:
         if not job.program.kinds <= self._capabilities.segments or len(job.program.choices) > SERVED_CHOICES:
             raise Unimplemented("this bundle does not execute what this mode needs", field="mode")
         shape = Shape.of(job.program)
-        # The last prompt token always belongs to the suffix: a pass needs at least one query.
-        cut = min(job.prefix_length, len(job.ids) - 1)
-        unread = (*job.ids[cut:].tolist(), *shape.head)
-        run = _Run(index, job, shape, tuple(job.ids[:cut].tolist()), unread, said=shape.head)
+        prefix, unread = job.split
+        run = _Run(index, job, shape, prefix, (*unread, *shape.head), said=shape.head)
         run.check()
         return run
 
@@ -159,14 +156,8 @@ class LocalEngine:
     def _judge(self, context: Context, runs: Sequence[_Run]) -> list[Context]:
         """One pass that reads every choice of these runs. Returns the context of what each of them said."""
         began = time.monotonic()
-        trees = []
-        for run in runs:
-            user, head = run.shape.user, run.shape.response_head
-            branches = ((user.safe, *head), (user.unsafe, *head)) if run.shape.response else ()
-            trees.append(Tree(run.unread, branches, run.features))
-        candidates = sorted(
-            {id for run in runs for choice in run.job.program.choices for id in (choice.safe, choice.unsafe)}
-        )
+        trees = [run.shape.tree(run.unread, run.features) for run in runs]
+        candidates = sorted({id for run in runs for id in run.job.program.candidates})
         result = self._passes.run(context, trees, candidates)
         contexts = []
         for row, (run, tree) in enumerate(zip(runs, trees, strict=True)):

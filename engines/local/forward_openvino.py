@@ -7,15 +7,16 @@ OpenVINO refuses an empty prefix: give one key that nothing may see.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import openvino as ov
 from openvino import Type
 from openvino import opset13 as op
+from tritonguard.errors import BundleError
 
 from engines.checkpoint import Checkpoint, TextConfig
-from engines.local.graph_nodes import Node, floats, ints, model, split_heads, swap, weight
+from engines.local.graph_nodes import Node, Stored, floats, ints, model, split_heads, swap, weight
 
 INPUTS = ("ids", "positions", "visible", "prefix_keys", "prefix_values", "rows", "candidates", "slots", "features")
 OUTPUTS = ("logits", "keys", "values", "hidden")
@@ -23,10 +24,16 @@ EMBEDDING = "embed_tokens"
 """Friendly name of the embedding's constant [vocabulary, hidden] in a saved graph."""
 
 
-def build_graph(checkpoint: Checkpoint) -> ov.Model:
+Weights = Callable[[str, Stored], Node]
+"""(name of a linear layer, its matrix [out, in]) -> the node that stands for the matrix, float32."""
+
+
+def build_graph(checkpoint: Checkpoint, weights: Weights = lambda name, stored: weight(stored)) -> ov.Model:
     """The graph of `forward_torch.forward`, dynamic in B, S, T, N and C.
 
-    Its constants are views of the checkpoint's files: keep `checkpoint` for as long as the graph.
+    Its constants are views of the checkpoint's files: keep `checkpoint` for as long as the graph. weights: what
+    stands for the matrices of the linear layers; as they are stored if not said. A layer's product has its name,
+    "layers.0.mlp.down_proj" for one. Raises BundleError: tensors missing, or of other sizes than config.json says.
 
     Inputs: ids, positions int32 [B, S]; visible boolean [B, S, T + S]; prefix_keys, prefix_values float32
     [layers, kv heads, T, head dim]; rows int32 [B, N]; candidates int32 [C]; slots int32 [B, S], -1 for a text
@@ -34,7 +41,7 @@ def build_graph(checkpoint: Checkpoint) -> ov.Model:
     row when there is no image). Outputs: logits float32 [B, N, C]; keys, values float32 [layers, B, kv heads,
     S, head dim]; hidden float32 [B, N, hidden], the normed states that the logits are read from.
     """
-    graph = _Builder(checkpoint)
+    graph = _Builder(checkpoint, weights)
     config = checkpoint.text_config
     state = [config.num_hidden_layers, config.num_key_value_heads, -1, config.head_dim]
     shapes: dict[str, tuple[list[int], Type]] = {
@@ -49,15 +56,19 @@ def build_graph(checkpoint: Checkpoint) -> ov.Model:
         "features": ([-1, config.hidden_size], Type.f32),
     }
     inputs = {name: op.parameter(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()}
-    outputs = graph.forward(**inputs)
+    try:
+        outputs = graph.forward(**inputs)
+    except RuntimeError as error:
+        raise BundleError(f"{checkpoint.folder.name}: its weights are not of the sizes in its config.json") from error
     return model(inputs, dict(zip(OUTPUTS, outputs, strict=True)), "gemma3_text")
 
 
 class _Builder:
     """Holds the checkpoint and the constants while the graph is written down."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, weights: Weights) -> None:
         self._checkpoint = checkpoint
+        self._weights = weights
         self._config: TextConfig = checkpoint.text_config
         self._embedding = weight(checkpoint.stored("embed_tokens.weight"), name=EMBEDDING)
 
@@ -116,7 +127,9 @@ class _Builder:
         return op.select(op.unsqueeze(op.greater_equal(slots, ints(0)), ints(2)), image, text)
 
     def _linear(self, name: str, x: Node) -> Node:
-        return op.matmul(x, weight(self._checkpoint.stored(f"{name}.weight")), False, True)
+        product = op.matmul(x, self._weights(name, self._checkpoint.stored(f"{name}.weight")), False, True)
+        product.set_friendly_name(name)
+        return product
 
     def _norm(self, name: str, x: Node) -> Node:
         """x / rms(x) * (1 + w): Gemma stores w."""

@@ -23,22 +23,19 @@ from tritonguard.errors import BundleError
 
 from engines.checkpoint import Checkpoint, FloatArray, bfloat16_to_float32
 from engines.local.forward_openvino import EMBEDDING
-from engines.local.graph_nodes import floats, ints, model
+from engines.local.graph_nodes import int8_matrix, ints, model
 from engines.local.runtime import GRAPH, core, infer_request
 
 HEAD_GRAPH = "head.xml"
 PROPOSALS = 32
-_ROWS = 16384
-"""Rows quantized at a time: bounds the memory of a build."""
 
 
 def build_head_graph(checkpoint: Checkpoint) -> ov.Model:
     """Input: hidden float32 [N, hidden]. Output: proposals int32 [N, PROPOSALS]: token ids, in no order that counts."""
-    values, scales = _int8_rows(checkpoint.stored("embed_tokens.weight"))
-    hidden = op.parameter([-1, values.shape[1]], Type.f32, name="hidden")
-    matrix = op.multiply(op.convert(op.constant(values), Type.f32), floats(scales))
-    scores = op.matmul(hidden, matrix, False, True)
-    best = op.topk(scores, ints(min(PROPOSALS, len(values))), -1, "max", "value", index_element_type="i32")
+    embedding = checkpoint.stored("embed_tokens.weight")
+    hidden = op.parameter([-1, embedding.shape[1]], Type.f32, name="hidden")
+    scores = op.matmul(hidden, int8_matrix(embedding).node, False, True)
+    best = op.topk(scores, ints(min(PROPOSALS, len(embedding))), -1, "max", "value", index_element_type="i32")
     return model({"hidden": hidden}, {"proposals": best.output(1)}, "gemma3_head")
 
 
@@ -48,7 +45,7 @@ class HeadRuntime:
     def __init__(self, head: ov.Model | Path, embedding: npt.NDArray[Any], *, precision: str) -> None:
         """embedding: [vocabulary, hidden] as stored (uint16: bfloat16 bits). precision: of the proposals alone."""
         # Quantizing the states too would save little: reading the matrix is what takes the time.
-        self._request = infer_request(head, precision=precision, DYNAMIC_QUANTIZATION_GROUP_SIZE="0")
+        self._request = infer_request(head, precision=precision)
         self._embedding = embedding
 
     @classmethod
@@ -78,18 +75,6 @@ class HeadRuntime:
             logits[[[int(id) in without for id in row] for row in proposals]] = -np.inf
         first = np.argmax(logits, axis=1)[:, None]
         return np.take_along_axis(proposals, first, 1)[:, 0], np.take_along_axis(logits, first, 1)[:, 0]
-
-
-def _int8_rows(stored: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Each row over its largest magnitude: int8 [rows, columns] and scales float32 [rows, 1]."""
-    values, scales = np.empty(stored.shape, np.int8), np.empty((len(stored), 1), np.float32)
-    for start in range(0, len(stored), _ROWS):
-        part = slice(start, start + _ROWS)
-        rows = stored[part]
-        rows = bfloat16_to_float32(rows) if rows.dtype == np.uint16 else rows.astype(np.float32)
-        scales[part] = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-30) / 127
-        values[part] = np.rint(rows / scales[part])
-    return values, scales
 
 
 def _embedding(path: Path) -> npt.NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from tritonguard.errors import BundleError
 
 from engines.checkpoint import Checkpoint, FloatArray, TextConfig
 from engines.local.context import Context
+from engines.local.engine_config import EngineConfig
 from engines.local.head_openvino import HeadRuntime
-from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime
+from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime, refuse_foreign
 from engines.local.tree import Tree, pass_inputs
 
 
@@ -47,17 +49,28 @@ class Passes:
         self.empty = Context.empty(config)
 
     @classmethod
-    def load(cls, folder: Path, *, precision: str) -> Passes:
-        """Compile the graphs of a bundle for this CPU. Raises BundleError when they can't be."""
-        # Read before the graphs are: a folder without it is no bundle.
+    def load(cls, folder: Path, how: EngineConfig | None = None) -> Passes:
+        """Compile the graphs of a bundle for this CPU.
+
+        how: instead of the bundle's own engine.yaml. Raises BundleError when they can't be, or not for this CPU.
+        """
+        # Both read before the graphs are: a folder without them is no bundle.
         config = Checkpoint.read_config(folder)
+        how = how or EngineConfig.read(folder)
+        refuse_foreign(how)  # and makes the one OpenVINO core, which two threads might make twice
+        precision = how.arithmetic
         has_tower = (folder / VISION_GRAPH).is_file()
+        # Beside the text graph, which keeps one core busy.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            head = pool.submit(HeadRuntime.load, folder, precision=precision)
+            vision = pool.submit(VisionRuntime.load, folder, precision=precision) if has_tower else None
+            runtime = Runtime.load(folder, precision=precision, group_size=how.dynamic_quantization_group_size)
         return cls(
-            Runtime.load(folder, precision=precision),
+            runtime,
             config,
             image_token=Checkpoint.read_image_token(folder),
-            head=HeadRuntime.load(folder, precision=precision),
-            vision=VisionRuntime.load(folder, precision=precision) if has_tower else None,
+            head=head.result(),
+            vision=vision.result() if vision else None,
         )
 
     def run(self, context: Context, trees: Sequence[Tree], candidates: Sequence[int]) -> Result:

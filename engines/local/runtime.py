@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,15 @@ import openvino as ov
 from tritonguard.errors import BundleError
 
 from engines.checkpoint import FloatArray
+from engines.local.engine_config import PRECISIONS, EngineConfig
 from engines.local.forward_openvino import INPUTS, OUTPUTS
 from engines.local.vision_openvino import FEATURES, PIXELS
 
 GRAPH = "graph.xml"
 VISION_GRAPH = "vision.xml"
-PRECISIONS = ("f32", "bf16")
-
-
+_LOGGER = logging.getLogger(__name__)
+_WITHOUT_WEIGHTS = {"CACHE_MODE": "OPTIMIZE_SIZE"}
+"""For exporting and for importing alike. With the weights in it the file would be larger than the graph's."""
 _KEPT_KERNELS = "200"
 """The plugin keeps kernels by shape, and every length of a text is one. Its own limit of 5,000 let memory grow for
 thousands of requests (800 MB and more); with this it stays the same after some hundred, and passes are no slower."""
@@ -36,46 +39,95 @@ def core() -> ov.Core:
     return ov.Core()
 
 
+def cpu_name() -> str:
+    """As the plugin knows it, "Intel(R) Xeon(R) ..." for one."""
+    return str(core().get_property("CPU", "FULL_DEVICE_NAME"))
+
+
 def native_precisions() -> tuple[str, ...]:
     """Those of PRECISIONS that this CPU computes in itself; a hint for another one falls back to f32."""
     has = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(name for name in PRECISIONS if name == "f32" or name.upper() in has)
 
 
-def infer_request(model: ov.Model | Path, *, precision: str, **options: Any) -> Any:
-    """A graph or a saved graph's file, compiled for latency. Raises BundleError for an unknown precision, or a
-    graph that can't be read or compiled.
+def refuse_foreign(config: EngineConfig) -> None:
+    """Raises BundleError where this CPU would compute in another arithmetic than the one that was compiled for."""
+    if config.arithmetic not in native_precisions():
+        raise BundleError(f"compiled for {config.arithmetic}, which this CPU does not multiply: compile it here")
+
+
+def infer_request(model: ov.Model | Path, *, precision: str, group_size: int = 0) -> Any:
+    """A graph or a saved graph's file, compiled for latency; as `save_compiled` left it, where it did.
+
+    precision, group_size: see `EngineConfig`. Raises BundleError for an unknown precision, or a graph that can't be
+    read or compiled.
     """
+    settings = _settings(precision, group_size)
+    if isinstance(model, Path) and (blob := compiled_file(model, precision, group_size)).is_file():
+        try:
+            return _imported(model, blob, settings)
+        except (RuntimeError, OSError):
+            # For another kind of CPU or another OpenVINO, as a rule. The graph is what counts.
+            _LOGGER.warning("%s can't be used here, so %s is compiled: the start takes longer", blob.name, model.name)
+    return _compiled(model, settings).create_infer_request()
+
+
+def save_compiled(graph: Path, *, precision: str, group_size: int = 0) -> None:
+    """Write what OpenVINO made of a saved graph for this CPU beside it; importing that takes a quarter of the time.
+
+    It holds no weights: they stay in the graph's own file. Raises BundleError where the graph can't be compiled.
+    """
+    compiled = _compiled(graph, _settings(precision, group_size) | _WITHOUT_WEIGHTS)
+    compiled_file(graph, precision, group_size).write_bytes(compiled.export_model().getvalue())
+
+
+def compiled_file(graph: Path, precision: str, group_size: int) -> Path:
+    """Where `save_compiled` leaves it. Imported with other settings it would not be what compiling makes of the graph,
+    and OpenVINO does not ask: so they are in the name. CPU and OpenVINO are in the file, where OpenVINO looks.
+    """
+    return graph.with_suffix(f".{precision}-g{group_size}.blob")
+
+
+def _imported(graph: Path, blob: Path, settings: Mapping[str, Any]) -> Any:
+    weights = {"WEIGHTS_PATH": str(graph.with_suffix(".bin"))}
+    imported = core().import_model(blob.read_bytes(), "CPU", {**settings, **_WITHOUT_WEIGHTS, **weights})
+    return imported.create_infer_request()
+
+
+def _compiled(model: ov.Model | Path, settings: Mapping[str, Any]) -> Any:
+    try:
+        return core().compile_model(model if isinstance(model, ov.Model) else str(model), "CPU", dict(settings))
+    except RuntimeError as error:
+        name = f"{model.parent.name}/{model.name}" if isinstance(model, Path) else model.get_friendly_name()
+        raise BundleError(f"{name} can't be compiled for this CPU") from error
+
+
+def _settings(precision: str, group_size: int) -> dict[str, Any]:
     if precision not in PRECISIONS:
         raise BundleError(f"precision {precision!r} is not one of: {', '.join(PRECISIONS)}")
-    settings = {
+    return {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
         "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
-        **options,
+        # Always said: the plugin's own default would quantize the inputs of every layer with int8 weights.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": group_size,
     }
-    try:
-        compiled = core().compile_model(model if isinstance(model, ov.Model) else str(model), "CPU", settings)
-    except RuntimeError as error:
-        name = f"{model.parent.name}/{model.name}" if isinstance(model, Path) else model.get_friendly_name()
-        raise BundleError(f"{name} can't be compiled for this CPU") from error
-    return compiled.create_infer_request()
 
 
 class Runtime:
     """The text forward. Not thread-safe: one infer request."""
 
-    def __init__(self, model: ov.Model | Path, *, precision: str) -> None:
-        self._request = infer_request(model, precision=precision)
+    def __init__(self, model: ov.Model | Path, *, precision: str, group_size: int = 0) -> None:
+        self._request = infer_request(model, precision=precision, group_size=group_size)
         hidden = self._request.get_compiled_model().input("features").partial_shape[1].get_length()
         self._no_features: FloatArray = np.zeros((1, hidden), np.float32)
 
     @classmethod
-    def load(cls, folder: Path, *, precision: str) -> Runtime:
+    def load(cls, folder: Path, *, precision: str, group_size: int = 0) -> Runtime:
         """Raises BundleError for an unknown precision, or a graph that can't be read or compiled."""
-        return cls(folder / GRAPH, precision=precision)
+        return cls(folder / GRAPH, precision=precision, group_size=group_size)
 
     def run(self, **inputs: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """The inputs of `build_graph`; without an image, slots and features may be left out.

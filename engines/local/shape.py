@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from tritonguard.errors import Unimplemented
 
+from engines.checkpoint import FloatArray
+from engines.local.tree import Tree
 from engines.program import Choice, Forced, FreeText, NameList, Program, Segment
 
 Kind = TypeVar("Kind", Forced, Choice, FreeText, NameList)
@@ -39,6 +42,13 @@ class Shape:
         if head is None or user is None or left or (text and not user_head) or (response_head and not response):
             raise Unimplemented("the local engine runs reasoning, choices and a list, in this order", field="mode")
         return cls(head.ids, user, text, _ids(user_head), _ids(response_head), response, names)
+
+    def tree(self, unread: Sequence[int], features: FloatArray | None = None) -> Tree:
+        """The pass that reads every choice: unread ids, and behind them what follows either answer to the first."""
+        branches: tuple[tuple[int, ...], ...] = ()
+        if self.response is not None:
+            branches = tuple((id, *self.response_head) for id in (self.user.safe, self.user.unsafe))
+        return Tree(tuple(unread), branches, features)
 
 
 def _take(segments: list[Segment], kind: type[Kind]) -> Kind | None:

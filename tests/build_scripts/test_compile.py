@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,10 +27,16 @@ from build_scripts import compile as compile_script
 from build_scripts import embedded_vision
 from build_scripts.compile import compile_bundle
 from build_scripts.merge_lora import merge
+from build_scripts.quantize import quantize
+from build_scripts.quantize_profiles import PROFILES
 from engines.bundle import Bundle
-from engines.checkpoint import PROJECTOR_PREFIX, Checkpoint, write_tensors
+from engines.checkpoint import PROJECTOR_PREFIX, Checkpoint, FloatArray, write_tensors
+from engines.local import runtime
+from engines.local.context import Context
+from engines.local.engine_config import EngineConfig
 from engines.local.head_openvino import HEAD_GRAPH, HeadRuntime
-from engines.local.runtime import VISION_GRAPH, VisionRuntime
+from engines.local.runtime import GRAPH, VISION_GRAPH, Runtime, VisionRuntime, core
+from engines.local.tree import Tree, pass_inputs
 from engines.local.vision_openvino import build_vision_graph
 from engines.manifest import read_manifest, write_manifest
 
@@ -74,6 +82,81 @@ def test_the_graphs_of_a_bundle_answer(tmp_path: Path) -> None:
     assert VisionRuntime.load(folder, precision="f32").features(pixels).shape == (2, 4, 32)
 
 
+def wide_bundle(folder: Path, form: str) -> Path:
+    """form: float32, bfloat16, or int8 weights whose inputs are quantized too."""
+    source = write_checkpoint(folder / "c", tiny_config(hidden_size=64, intermediate_size=64))
+    write_manifest(source, kind="checkpoint", inputs={})
+    if form == "int8":
+        graph = quantize(source, folder / "int8", replace(PROFILES["int8-dynamic"], rounding="nearest"))
+        return compile_bundle(source, folder / "b", quantized=graph, precision="f32")
+    return compile_bundle(source, folder / "b", precision=form)
+
+
+def outputs(folder: Path) -> list[FloatArray]:
+    """Of one pass over two trees of different length, run as the bundle says."""
+    how = EngineConfig.read(folder)
+    loaded = Runtime.load(folder, precision=how.arithmetic, group_size=how.dynamic_quantization_group_size)
+    context = Context.empty(Checkpoint.read_config(folder))
+    trees = [Tree((5, 6, 7, 8)), Tree((9, 10))]
+    inputs = pass_inputs(context, trees, candidates=[7, 8], image_token=-1)
+    return [part.copy() for part in loaded.run(**inputs)]
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("f32", "graph.f32-g0.blob"), ("bf16", "graph.bf16-g0.blob"), ("int8", "graph.f32-g64.blob")],
+)
+def test_the_compiled_graph_is_read_and_answers_as_the_graph_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, form: str, name: str
+) -> None:
+    folder = wide_bundle(tmp_path, form)
+    blob = folder / name
+    assert [path.name for path in folder.glob("*.blob")] == [name]
+    asked = Mock(wraps=core())
+    monkeypatch.setattr(runtime, "core", lambda: asked)
+    imported = outputs(folder)
+    asked.compile_model.assert_not_called()
+    assert caplog.messages == []
+    whole = blob.read_bytes()
+    # As another CPU or another OpenVINO would find it; and what is none.
+    for number, found in enumerate((whole.replace(b";isa=", b";isa=other "), b"", whole[: len(whole) // 2]), 1):
+        blob.write_bytes(found)
+        for part, same in zip(outputs(folder), imported, strict=True):
+            np.testing.assert_array_equal(part, same)
+        assert asked.compile_model.call_count == number
+        assert len(caplog.messages) == number
+    assert caplog.messages[0] == f"{name} can't be used here, so {GRAPH} is compiled: the start takes longer"
+
+
+def test_the_compiled_graph_holds_no_weights(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "c", tiny_config(vocab_size=20_000))
+    write_manifest(source, kind="checkpoint", inputs={})
+    folder = compiled(source, tmp_path / "b").folder
+    assert (folder / "graph.f32-g0.blob").stat().st_size < (folder / "graph.bin").stat().st_size / 2
+
+
+@pytest.mark.parametrize(("precision", "group_size"), [("f32", 32), ("bf16", 64), ("bf16", 0)])
+def test_a_compiled_graph_of_other_numbers_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, group_size: int
+) -> None:
+    folder = wide_bundle(tmp_path, "int8")
+    asked = Mock(wraps=core())
+    monkeypatch.setattr(runtime, "core", lambda: asked)
+    Runtime.load(folder, precision=precision, group_size=group_size)
+    asked.import_model.assert_not_called()
+    Runtime.load(folder, precision="f32", group_size=64)
+    asked.import_model.assert_called_once()
+
+
+def test_no_prompt_of_the_length_served_is_a_typed_error(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "c")
+    (source / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0]['content'] }}")
+    write_manifest(source, kind="checkpoint", inputs={})
+    with pytest.raises(BundleError, match=r"example text has no prompt.*at most 1"):
+        compile_bundle(source, tmp_path / "b", precision="f32", max_tokens=1)
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_manifest_that_calls_the_tower_something_else_is_refused(tmp_path: Path) -> None:
     for name in ("none", "yes"):
         with pytest.raises(BundleError, match="vision tower"):
@@ -109,11 +192,16 @@ def test_a_changed_graph_builder_or_vision_state_makes_a_bundle_stale(
     write_manifest(source, kind="checkpoint", inputs={}, vision="trained")
     compile_bundle(source, bundle, precision="f32")
     assert Bundle.open(bundle).capabilities.vision == "trained"
-    builders = read_manifest(bundle)["inputs"]["graph_source_sha256"]
-    assert {"forward_openvino", "vision_openvino", "head_openvino", "graph_nodes"} == set(builders)
-    monkeypatch.setattr(compile_script, "sha256_file", lambda path: f"changed {path.name}")
-    compile_bundle(source, bundle, precision="f32")
-    assert read_manifest(bundle)["inputs"]["graph_source_sha256"] != builders
+    inputs = read_manifest(bundle)["inputs"]
+    graph, answers = inputs["graph_source_sha256"], inputs["answers_source_sha256"]
+    assert set(graph) == {"forward_openvino", "vision_openvino", "head_openvino", "graph_nodes", "runtime"}
+    assert set(answers) == {"answers", "answer_text", "program", "prompt", "stage"}
+    for changed in (*graph, *answers):
+        before = read_manifest(bundle)["inputs"]
+        with monkeypatch.context() as patch:
+            patch.setattr(compile_script, "sha256_file", lambda path, name=changed: f"{path.stem == name}")
+            compile_bundle(source, bundle, precision="f32")
+        assert read_manifest(bundle)["inputs"] != before, changed
 
 
 @pytest.mark.parametrize("manifest", [{"vision": "untrained"}, {}])

@@ -40,6 +40,20 @@ def test_a_changed_a_missing_and_an_added_file_are_refused(tmp_path: Path) -> No
         Bundle.open(folder)
 
 
+def test_who_loads_no_graph_reads_all_but_the_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "graph.bin").write_bytes(b"weights")
+    bundle(folder)
+    (folder / "graph.bin").write_bytes(b"changed")
+    Bundle.open(folder, weights=False)
+    with pytest.raises(BundleError, match=r"graph\.bin is not the file"):
+        Bundle.open(folder)
+    (folder / "graph.xml").write_text("<NET/>")
+    with pytest.raises(BundleError, match=r"graph\.xml is not the file"):
+        Bundle.open(folder, weights=False)
+
+
 def test_another_kind_another_target_and_no_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is a checkpoint"):
         Bundle.open(bundle(tmp_path / "c", kind="checkpoint"))

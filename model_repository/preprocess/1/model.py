@@ -16,7 +16,7 @@ from serving.occupancy import Occupancy
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        bundle = Bundle.open(bundle_folder())
+        bundle = Bundle.open(bundle_folder(), weights=False)
         builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
         self._stage = PrepareStage(
             builder,

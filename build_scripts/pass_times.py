@@ -1,0 +1,66 @@
+"""How long a pass takes, several forms in turn, so that a noisy machine disturbs all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.checkpoint import Checkpoint
+from engines.local.context import Context
+from engines.local.engine_config import EngineConfig
+from engines.local.runtime import Runtime
+from engines.local.tree import Tree, pass_inputs
+
+PREFIX, SUFFIX = 338, 154
+"""Tokens of a short request under the built-in policy: before the user's text, and from there on."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """folder: of a bundle, or of a text graph and its config.json. how: how to run it."""
+
+    folder: Path
+    how: EngineConfig
+
+
+def pass_times(forms: Mapping[str, Form], *, batches: Sequence[int], rounds: int = 3) -> dict[str, dict[int, float]]:
+    """{form: {batch: median milliseconds}} of one pass over `batch` short requests behind a cached prefix.
+
+    All forms are loaded together and run in turn in each round, behind one round that warms up. Raises BundleError for
+    a form that can't be loaded.
+    """
+    runtimes = {
+        name: Runtime.load(
+            form.folder, precision=form.how.arithmetic, group_size=form.how.dynamic_quantization_group_size
+        )
+        for name, form in forms.items()
+    }
+    asked = {batch: _inputs(next(iter(forms.values())).folder, batch) for batch in batches}
+    times: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in batches} for name in runtimes}
+    for round_number in range(rounds + 1):
+        for name, runtime in runtimes.items():
+            for batch, inputs in asked.items():
+                began = time.perf_counter()
+                runtime.run(**inputs)
+                if round_number:
+                    times[name][batch].append((time.perf_counter() - began) * 1e3)
+    return {
+        name: {batch: statistics.median(values) for batch, values in found.items()} for name, found in times.items()
+    }
+
+
+def _inputs(folder: Path, batch: int) -> dict[str, npt.NDArray[Any]]:
+    config = Checkpoint.read_config(folder)
+    generator = np.random.default_rng(0)
+    states = generator.standard_normal(
+        (2, config.num_hidden_layers, config.num_key_value_heads, PREFIX, config.head_dim), np.float32
+    )
+    trees = [Tree(tuple(generator.integers(0, config.vocab_size, SUFFIX).tolist())) for _ in range(batch)]
+    return pass_inputs(Context(PREFIX, *states), trees, candidates=[0, 1], image_token=-1)

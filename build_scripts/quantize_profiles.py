@@ -1,0 +1,87 @@
+"""The forms that a text graph can be given for the OpenVINO target, by name.
+
+Which layers stay in float is measured, not guessed: `python -m benchmarks.sensitivity`, and the table in
+docs/quantization.md. Embedding, norms, softmax and the choice's own logits are float in every form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+KIND = "quantized"
+"""Of the manifest of a folder with such a graph."""
+
+DYNAMIC_GROUP = 64
+"""Values of a layer's input to a scale: smaller groups follow outliers closer, larger ones are faster."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """weights: of the linear layers. rounding: of int8 weights: to the nearest, or so that products of the inputs that
+    calibration saw stay near (`quantize_rounding`). activations: their inputs: float, quantized in each pass, or with
+    scales that calibration fixed (then the products of attention are int8 too, unless attention_in_float).
+    float_layers: name patterns of layers that are left as stored. alpha: how far SmoothQuant moves outliers from
+    inputs to weights (arXiv 2211.10438, formula 4). arithmetic: None: what is fastest where it is compiled.
+    """
+
+    name: str
+    summary: str
+    weights: Literal["stored", "int8"] = "stored"
+    activations: Literal["float", "dynamic", "static"] = "float"
+    rounding: Literal["nearest", "by inputs"] = "nearest"
+    float_layers: tuple[str, ...] = ()
+    attention_in_float: bool = False
+    alpha: float = 0.5
+    dynamic_group: int = DYNAMIC_GROUP
+    arithmetic: str | None = None
+
+    def is_int8(self, layer: str) -> bool:
+        """Whether the linear layer of this name ("layers.0.mlp.down_proj") gets int8 weights."""
+        return self.weights == "int8" and not any(fnmatchcase(layer, pattern) for pattern in self.float_layers)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it depends on calibration prompts."""
+        return self.activations == "static" or self.rounding == "by inputs"
+
+    @property
+    def group_size(self) -> int:
+        """Of the engine: `EngineConfig.dynamic_quantization_group_size`."""
+        return self.dynamic_group if self.activations == "dynamic" else 0
+
+
+_ALL = (
+    Profile("f32", "weights as stored, float32 arithmetic: the reference", arithmetic="f32"),
+    Profile("bf16", "weights as stored, bfloat16 arithmetic", arithmetic="bf16"),
+    Profile("int8-weight-only", "int8 weights, a scale a row; inputs stay float", weights="int8"),
+    Profile(
+        "int8-dynamic",
+        "int8 weights, a scale a row; inputs quantized per token in each pass",
+        weights="int8",
+        activations="dynamic",
+    ),
+    Profile(
+        "int8-dynamic-gptq",
+        "the same with weights rounded for the inputs that calibration saw",
+        weights="int8",
+        rounding="by inputs",
+        activations="dynamic",
+    ),
+    Profile(
+        "int8-sq",
+        "SmoothQuant W8A8: int8 weights and inputs, attention too, scales fixed by calibration",
+        weights="int8",
+        activations="static",
+    ),
+    Profile(
+        "int8-sq-linear",
+        "SmoothQuant W8A8 of the linear layers; attention in float",
+        weights="int8",
+        activations="static",
+        attention_in_float=True,
+    ),
+)
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in _ALL}

@@ -1,0 +1,49 @@
+"""engine.yaml: how the graphs of a bundle are run. The same name as the file of a TensorRT-LLM bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+from tritonguard.errors import BundleError
+
+ENGINE_CONFIG = "engine.yaml"
+PRECISIONS = ("f32", "bf16")
+
+_TEXT = """\
+# How the graphs of this bundle are run; written by build_scripts/compile.py, covered by the manifest's hash.
+
+# Of all that is not int8: sums of int8 products, norms, attention. bf16 only on a CPU that multiplies it itself.
+arithmetic: {arithmetic}
+
+# Inputs of a layer with int8 weights are quantized in each pass, this many values to a scale. 0: they stay float.
+dynamic_quantization_group_size: {dynamic_quantization_group_size}
+"""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """arithmetic: one of PRECISIONS. dynamic_quantization_group_size: OpenVINO's property, for the text graph."""
+
+    arithmetic: str
+    dynamic_quantization_group_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.arithmetic not in PRECISIONS:
+            raise BundleError(f"arithmetic {self.arithmetic!r} is not one of: {', '.join(PRECISIONS)}")
+        size = self.dynamic_quantization_group_size
+        if type(size) is not int or size < 0:
+            raise BundleError("dynamic_quantization_group_size is not a whole number of at least 0")
+
+    @classmethod
+    def read(cls, folder: Path) -> EngineConfig:
+        """Raises BundleError where the file is missing, or says what this release does not know."""
+        try:
+            values = yaml.safe_load((folder / ENGINE_CONFIG).read_text(encoding="utf-8"))
+            return cls(**values)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+            raise BundleError(f"{folder.name} has no readable {ENGINE_CONFIG}: compile it again") from error
+
+    def write(self, folder: Path) -> None:
+        (folder / ENGINE_CONFIG).write_text(_TEXT.format(**asdict(self)), encoding="utf-8")
