@@ -170,8 +170,12 @@ def _measured(
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    names = [name for name in PROFILES if PROFILES[name].arithmetic in (None, *native_precisions())]
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not {REFERENCE, INT8} <= set(args.forms):
+        parser.error(f"--forms: {REFERENCE} and {INT8} are always among them")
+    native = (None, *native_precisions())
+    names = [name for name in args.forms if PROFILES[name].arithmetic in native]
     try:
         if args.pool.is_dir():
             rows, corpus = parity_rows(load_split(args.pool, args.adapter), args.rows), "held-out prompts of the pool"
@@ -244,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--build", type=Path, default=Path("build"), help="folder for all that is built (%(default)s)")
     add("--rows", type=int, default=300, help="held-out prompts, alike of each language (%(default)s)")
+    add("--forms", nargs="+", choices=tuple(PROFILES), default=list(PROFILES), help="some of the forms (all of them)")
     add("--bootstrap", type=int, default=0, metavar="N", help="draws for 95%% intervals of flips and drift (none)")
     add("--out", type=Path, default=Path("build/forms.json"), help="figures as JSON, a plot beside it (%(default)s)")
     return parser

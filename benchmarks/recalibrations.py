@@ -41,7 +41,7 @@ CEILINGS = {"flip_share": 0.01, "low_flip_share": 0.10, "drift_share": 0.04, "f1
 class Remembered:
     """A side that runs each row once: the reference is the same for every recalibration."""
 
-    def __init__(self, side: BundleSide) -> None:
+    def __init__(self, side: Side) -> None:
         self._side = side
         self._known: dict[str, Reading] = {}
         self.margin_limit = side.margin_limit
