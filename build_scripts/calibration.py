@@ -30,6 +30,8 @@ from engines.protocol import Job
 from preprocessing.prompt import PromptBuilder
 
 SHIPPED = Path(__file__).with_name("calibration_prompts.jsonl")
+DEFAULT_ROWS = 48
+"""With their prefixes about 11,000 tokens: more change what is measured little, and take minutes."""
 
 Inputs = dict[str, npt.NDArray[Any]]
 

@@ -11,10 +11,9 @@ The reports are of one checkpoint in one form, calibrated with other seeds or on
 one corpus. What these differ by is what calibration alone does; more is a bundle with a fault.
 
 The rule, for each figure: the limit is mean + 3 standard deviations (of the sample) or 1.25 times the worst, whichever
-is looser, and at least one row of the corpus beyond the worst for what is a share of rows; a share that is to be high
-(category_exact, category_jaccard) is taken as its distance to 1. Rounded to three digits, to the looser side. A ceiling
-is never passed: a limit that would be looser is the ceiling, and an honest recalibration beyond it is an error, for
-then either the form of the numbers is not good enough or the ceiling is.
+is looser, and at least one row of the corpus beyond the worst for what is a share of rows (F1: what one choice moves);
+what is to be high (category_*) is taken as its distance to 1. Rounded to three digits, to the looser side. A ceiling is
+never passed: a limit that would be looser is the ceiling, and an honest recalibration beyond it is an error.
 
 By mode and by language the same, over all groups with enough rows: one limit for all, the loosest that any needs.
 """
@@ -53,7 +52,7 @@ JUDGED: Mapping[str, str | None] = {
     "category_exact": "category_rows",
     "category_jaccard": "category_rows",
 }
-"""The figures that get a limit, each with the count that it is a share of (None: a mean over rows)."""
+"""The figures that get a limit, each with the count that it is a share of (None: a mean)."""
 HIGH = frozenset({"category_exact", "category_jaccard"})
 SCOPES: Mapping[str, tuple[str, ...]] = {
     "all": tuple(JUDGED),
@@ -67,7 +66,7 @@ _COUNTS = {field.name for field in fields(Figures) if field.type == "int"}
 
 
 class LimitsError(ValueError):
-    """Reports that no limits can be set from. Says which, and why."""
+    """Reports that no limits can be set from: which, and why."""
 
 
 class CeilingError(Exception):
@@ -189,9 +188,7 @@ def to_yaml(profile: Profile, reports: Sequence[Recalibration]) -> str:
     )
     values: dict[str, Any] = {"least_rows": profile.least_rows, "least_group_rows": profile.least_group_rows}
     for scope, limits in profile.limits.items():
-        values[scope] = {
-            one.figure: {"least": one.least} if one.figure in HIGH else {"most": one.most} for one in limits
-        }
+        values[scope] = {it.figure: {"least": it.least} if it.figure in HIGH else {"most": it.most} for it in limits}
     return "\n".join(about) + "\n" + yaml.safe_dump({"profiles": {profile.name: values}}, sort_keys=False)
 
 
@@ -204,7 +201,10 @@ def _limit(figure: str, series: Sequence[Sequence[Figures]], ceiling: float | No
         if not all(map(math.isfinite, values)):
             raise LimitsError(f"{place} is not a number in some report: the corpus has nothing to measure it on")
         distances = [_distance(figure, value) for value in values]
-        unit = 1.0 / max(min(getattr(one, counted) for one in group), 1) if counted else 0.0
+        rows = min(getattr(one, counted) for one in group) if counted else 0
+        # One choice moves F1 = 2 TP / (said + known) by (2 - F1) / (said + known + 1); taken as labelled choices.
+        weight = 2.0 - min(one.f1_a for one in group) if figure == "f1_distance" else 1.0
+        unit = weight / rows if rows else 0.0
         worst, needed = max(worst, *distances), max(needed, headroom(distances, unit))
     needed = _rounded_up(min(needed, 1.0) if counted else needed)
     if ceiling is not None:

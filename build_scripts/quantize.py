@@ -20,7 +20,7 @@ import openvino as ov
 from tritonguard.errors import GuardError
 
 from build_scripts import calibration, quantize_rounding, quantize_static
-from build_scripts.calibration import CalibrationSet, Inputs
+from build_scripts.calibration import DEFAULT_ROWS, CalibrationSet, Inputs
 from build_scripts.folders import finished_folder
 from build_scripts.parity_corpus import CorpusError
 from build_scripts.progress import Steps
@@ -51,13 +51,13 @@ def quantize(
 ) -> Path:
     """Write the checkpoint's text graph in the profile's form to `out` (kept if its manifest still matches).
 
-    calibrated_on: for a form that is calibrated; None draws all examples of this release. keep_last: of each
+    calibrated_on: for a form that is calibrated; None draws from the examples of this release. keep_last: of each
     calibration row only so many last tokens, which spoils the scales: for tests of the gate. Raises BundleError: no
     checkpoint, files missing in it, NNCF missing; CorpusError and GuardError: calibration rows that can't be read or
     are too long.
     """
     manifest = read_manifest(checkpoint)
-    chosen = (calibrated_on or calibration.draw()) if profile.is_calibrated else None
+    chosen = (calibrated_on or calibration.draw(count=DEFAULT_ROWS)) if profile.is_calibrated else None
     described = None if chosen is None else {**chosen.describe(), "keep_last": keep_last}
     inputs = {
         "checkpoint_revision": manifest["revision"],
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, default=Path("build/merged"), help="merged checkpoint")
     parser.add_argument("--out", type=Path, help="folder to write (build/quantized/PROFILE)")
     parser.add_argument("--calibration", type=Path, default=calibration.SHIPPED, help="JSONL of prompts for the scales")
-    parser.add_argument("--rows", type=int, help="draw only so many of them")
+    parser.add_argument("--rows", type=int, default=DEFAULT_ROWS, help="drawn from them (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
     parser.add_argument("--alpha", type=float, help="of SmoothQuant, 0 to 1 (the profile's)")
     parser.add_argument("--keep-float", action="append", default=[], metavar="PATTERN", help="layers, *.mlp.down_proj")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,6 @@ from tiny_checkpoint import tiny_config, write_checkpoint
 from build_scripts import calibration
 from build_scripts.calibration import Inputs
 from build_scripts.compile import compile_bundle
-from build_scripts.parity_corpus import Row
-from build_scripts.parity_reading import Reading
 from build_scripts.parity_sides import BundleSide
 from build_scripts.quantize import quantize
 from build_scripts.quantize_profiles import PROFILES
@@ -89,7 +87,7 @@ def _single(builder: PromptBuilder, word: str) -> int:
 
 
 class Model:
-    """A checkpoint's float graph, and what it is calibrated on."""
+    """A checkpoint's float graph, and what it is calibrated on. Keep it for as long as a side that it made."""
 
     def __init__(self, folder: Path, builder: PromptBuilder) -> None:
         self._checkpoint = Checkpoint.open(folder)
@@ -108,7 +106,7 @@ class Model:
     def direction(self) -> FloatArray:
         """Of unit length, [hidden]: along it the texts' last states differ most; their mean has no part in it."""
         behind_prefix = [item for item in self.inputs(0) if item["prefix_keys"].shape[2] > 1]
-        states = np.array([self.runtime.run(**item)[3][0, 0] for item in behind_prefix])
+        states = np.array([self.runtime.run(**item)[3][0, 0].copy() for item in behind_prefix])
         mean = states.mean(0)
         first = np.linalg.svd(states - mean)[2][0]
         first -= (first @ mean) / (mean @ mean) * mean
@@ -130,29 +128,3 @@ def quantized(checkpoint: Path, out: Path, *, seed: int, keep_last: int | None =
     rows = calibration.draw(count=CALIBRATION_ROWS, seed=seed)
     graph = quantize(checkpoint, out / "graph", FORM, calibrated_on=rows, keep_last=keep_last)
     return BundleSide.load(compile_bundle(checkpoint, out / "bundle", quantized=graph, precision="f32"))
-
-
-class Remembered:
-    """A side that is asked each row once."""
-
-    def __init__(self, side: BundleSide) -> None:
-        self._side = side
-        self._read: dict[str, Reading] = {}
-        self._ids: dict[str, tuple[tuple[int, ...], int] | None] = {}
-        self.name, self.taxonomy, self.margin_limit = side.name, side.taxonomy, side.margin_limit
-
-    def describe(self) -> dict[str, str | None]:
-        return self._side.describe()
-
-    def prompt_ids(self, row: Row) -> tuple[tuple[int, ...], int] | None:
-        if row.id not in self._ids:
-            self._ids[row.id] = self._side.prompt_ids(row)
-        return self._ids[row.id]
-
-    def read(self, rows: Sequence[Row]) -> list[Reading]:
-        unread = [row for row in rows if row.id not in self._read]
-        self._read |= {row.id: found for row, found in zip(unread, self._side.read(unread), strict=True)}
-        return [self._read[row.id] for row in rows]
-
-    def close(self) -> None:
-        self._side.close()
