@@ -8,7 +8,7 @@ POOL ?= ../shared/data/train_pool
 ADAPTER ?= adapters/embedded
 BUNDLE := build/bundle
 
-.PHONY: help demo bundle build-demo serve test test-fast test-reference lint bench-quick accuracy modes pair-passes chaos soak bulk-kills train lock clean
+.PHONY: help demo bundle build-demo serve test test-fast test-reference lint bench-start bench-quick accuracy modes pair-passes chaos soak bulk-kills train lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ lint: $(VENV)/.dev ## ruff, mypy and bandit
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/bandit -q -r client/tritonguard preprocessing engines serving build_scripts benchmarks model_repository -c pyproject.toml
+
+bench-start: bundle ## seconds from the start of a server to its first verdict, with and without the compiled graph
+	$(PY) -m benchmarks.start --bundle $(BUNDLE) --without-cache
 
 bench-quick: bundle ## p50 of the bare forward and p50 through client and Triton, in one run
 	$(PY) -m benchmarks.quick --bundle $(BUNDLE)
