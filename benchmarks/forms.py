@@ -31,7 +31,7 @@ from build_scripts.parity_figures import Figures, Pair, groups_of, pairs_of
 from build_scripts.parity_gate import Finding, judge, load_profile, passed
 from build_scripts.parity_plot import plot
 from build_scripts.parity_reading import EXACT_MARGINS, Reading
-from build_scripts.parity_run import blocks, followed
+from build_scripts.parity_run import followed, read_all
 from build_scripts.parity_sides import BundleSide
 from build_scripts.pass_times import Form, pass_times
 from build_scripts.progress import Steps
@@ -94,12 +94,8 @@ def build(adapter: Path, folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 def read(bundle: Path, rows: Sequence[Row]) -> list[Reading]:
     """All rows on the bundle's own engine, in batches of 8."""
-    found: dict[int, Reading] = {}
     with closing(BundleSide.load(bundle)) as side:
-        queue = blocks(rows, 8)
-        for block in followed(queue, len(queue)):
-            found.update(zip(block, side.read([rows[index] for index in block]), strict=True))
-    return [found[index] for index in range(len(rows))]
+        return read_all(side, rows, 8, followed)
 
 
 def table(measured: Sequence[Measured]) -> str:

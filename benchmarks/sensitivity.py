@@ -22,7 +22,7 @@ from benchmarks.report import markdown, write_json
 from build_scripts.parity_corpus import Row
 from build_scripts.parity_figures import Figures, pairs_of
 from build_scripts.parity_reading import EXACT_MARGINS, Reading
-from build_scripts.parity_run import blocks
+from build_scripts.parity_run import read_all
 from build_scripts.parity_sides import BundleSide
 from build_scripts.progress import Steps
 from engines.bundle import Bundle
@@ -68,10 +68,7 @@ def read(
     image_token = Checkpoint.read_image_token(checkpoint.folder)
     passes = Passes(runtime, checkpoint.text_config, image_token=image_token)
     side = BundleSide(bundle, LocalEngine(passes, bundle.capabilities))
-    found: dict[int, Reading] = {}
-    for block in blocks(rows, BATCH):
-        found.update(zip(block, side.read([rows[index] for index in block]), strict=True))
-    return [found[index] for index in range(len(rows))]
+    return read_all(side, rows, BATCH)
 
 
 def main(argv: list[str] | None = None) -> int:

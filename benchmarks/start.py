@@ -27,8 +27,7 @@ from tritonguard.examples import PROMPTS
 from benchmarks.quick import cpu_name, served
 from benchmarks.report import Bar, markdown
 from build_scripts.compile import link_or_copy
-from build_scripts.ship import WRITTEN
-from engines.manifest import read_manifest, write_manifest
+from engines.manifest import extra_of, read_manifest, write_manifest
 from serving.errors import LaunchError
 from serving.launch import ServerSettings, TritonServer
 
@@ -65,7 +64,7 @@ def without_compiled(bundle: Path, folder: Path) -> Path:
     for name in kept:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(bundle / name, folder / name)
-    extra = {name: value for name, value in manifest.items() if name not in WRITTEN}
+    extra = extra_of(manifest)
     write_manifest(folder, kind=manifest["kind"], inputs=manifest["inputs"], **extra)
     return folder
 

@@ -96,6 +96,17 @@ def warm_up(side: Side, rows: Sequence[Row], size: int) -> None:
             raise SideError(f"{side.name} answers nothing: {readings[0].error}")
 
 
+def read_all(
+    side: Side, rows: Sequence[Row], size: int, follow: Callable[[Blocks, int], Blocks] = lambda items, total: items
+) -> list[Reading]:
+    """One side's readings of all rows, a block at a time, in the corpus' order."""
+    found: dict[int, Reading] = {}
+    queue = blocks(rows, size)
+    for block in follow(queue, len(queue)):
+        found.update(zip(block, side.read([rows[index] for index in block]), strict=True))
+    return [found[index] for index in range(len(rows))]
+
+
 def run(
     a: Side,
     b: Side,

@@ -21,6 +21,7 @@ from tritonguard.errors import GuardError
 
 from build_scripts import calibration, quantize_rounding, quantize_static
 from build_scripts.calibration import DEFAULT_ROWS, CalibrationSet, Inputs
+from build_scripts.compile import MAX_TOKENS
 from build_scripts.folders import finished_folder
 from build_scripts.parity_corpus import CorpusError
 from build_scripts.progress import Steps
@@ -37,7 +38,6 @@ from engines.manifest import is_current, read_manifest, sha256_file, verify_file
 from preprocessing.prompt import PromptBuilder
 
 SOURCES = (forward_openvino, graph_nodes, quantize_rounding, quantize_static)
-MAX_TOKENS = 4096
 
 
 def quantize(

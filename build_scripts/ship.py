@@ -33,11 +33,10 @@ from build_scripts.quantize import quantize
 from build_scripts.quantize_profiles import PROFILES
 from engines.local.engine_config import EngineConfig
 from engines.local.runtime import native_precisions
-from engines.manifest import NAME, is_current, read_manifest, sha256_file, write_manifest
+from engines.manifest import NAME, extra_of, is_current, read_manifest, sha256_file, write_manifest
 
 REFERENCE = "f32"
 INT8 = "int8-dynamic"
-WRITTEN = ("format", "kind", "tritonguard", "inputs", "revision", "files")
 
 
 def ship(checkpoint: Path, out: Path, *, forms: Path, max_tokens: int = MAX_TOKENS, force: bool = False) -> Path:
@@ -126,7 +125,7 @@ def _write(
         for name in manifest["files"]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(bundle / name, folder / name)
-        extra = {name: value for name, value in manifest.items() if name not in WRITTEN}
+        extra = extra_of(manifest)
         extra["parity"] = {name: _result(report) for name, report in tried.items()}
         extra["measured_ms"] = {name: round(value, 1) for name, value in ms.items()}
         write_manifest(folder, kind="bundle", inputs=inputs, **extra)

@@ -63,6 +63,14 @@ def write_manifest(folder: Path, *, kind: str, inputs: Mapping[str, Any], **extr
     return manifest
 
 
+_WRITTEN = ("format", "kind", "tritonguard", "inputs", "revision", "files")
+
+
+def extra_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What `write_manifest` was given beside kind and inputs, for a folder with some of the same files."""
+    return {name: value for name, value in manifest.items() if name not in _WRITTEN}
+
+
 def is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
     """True when `folder` was made from `inputs` by this release and none of its files is missing or resized."""
     try:

@@ -21,11 +21,9 @@ from build_scripts.parity_limits import Recalibration, limits_of
 from build_scripts.parity_report import Report, to_json
 from build_scripts.parity_sides import BundleSide
 from engines.checkpoint import TensorFile
-from engines.manifest import read_manifest, sha256_file, write_manifest
+from engines.manifest import extra_of, read_manifest, sha256_file, write_manifest
 
 SETTING, OTHERS = range(5), range(5, 15)
-WRITTEN = {"format", "kind", "tritonguard", "inputs", "revision", "files"}
-"""Of a manifest: what `write_manifest` writes by itself."""
 NONE = Profile("none", 1, 1, {})
 
 
@@ -126,7 +124,7 @@ def test_another_policy_text_in_the_template_is_refused_with_the_reason(
     assert "S1: Violence" in text
     template.write_text(text.replace("S1: Violence", "S1: Impoliteness"))
     manifest = read_manifest(other)
-    extra = {name: value for name, value in manifest.items() if name not in WRITTEN}
+    extra = extra_of(manifest)
     write_manifest(other, kind="bundle", inputs=manifest["inputs"], **extra)
     report = gate.judged(BundleSide.load(other))
     assert not report.passed
