@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from tritonguard.examples import PROMPTS
 from tritonguard.request import GuardRequest, Mode
 
 from engines.bundle import Bundle, open_engine
+from engines.local.runtime import cpu_name
 from engines.program import program_for
 from engines.protocol import Answer, Job
 from preprocessing.prompt import PromptBuilder
@@ -61,13 +61,6 @@ def served(guard: Guard) -> Callable[[str], float]:
         return elapsed
 
     return run
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def main(argv: list[str] | None = None) -> int:

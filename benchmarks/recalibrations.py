@@ -22,7 +22,9 @@ from tritonguard.errors import GuardError
 from benchmarks.held_out import load_split, parity_rows
 from benchmarks.report import markdown
 from build_scripts import calibration, parity_limits
-from build_scripts.compile import compile_bundle
+from build_scripts.openvino.compile import compile_bundle
+from build_scripts.openvino.profiles import PROFILES
+from build_scripts.openvino.quantize import quantize
 from build_scripts.parity import compare
 from build_scripts.parity_corpus import CorpusError, Row
 from build_scripts.parity_gate import load_profile
@@ -31,8 +33,6 @@ from build_scripts.parity_reading import Reading, Side
 from build_scripts.parity_report import to_json
 from build_scripts.parity_sides import BundleSide
 from build_scripts.progress import Steps
-from build_scripts.quantize import quantize
-from build_scripts.quantize_profiles import PROFILES
 
 CEILINGS = {"flip_share": 0.01, "low_flip_share": 0.10, "drift_share": 0.04, "f1_distance": 0.005}
 """The bars of what ships: no recalibration may pass them, and no limit is looser."""

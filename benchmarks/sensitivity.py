@@ -4,7 +4,7 @@
 
 For each group (the seven kinds of linear layers, and each third of the depth) and each form of the numbers: drift of
 the margin against float32, flips, and KL at the choice, on held-out prompts of twelve languages. A group whose drift
-is far above its share of the weights is a candidate for `float_layers` of `build_scripts/quantize_profiles.py`.
+is far above its share of the weights is a candidate for `float_layers` of `build_scripts/openvino/profiles.py`.
 """
 
 from __future__ import annotations

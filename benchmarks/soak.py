@@ -26,10 +26,10 @@ from tritonguard import Guard
 from benchmarks.chaos.report import say
 from benchmarks.chaos.server import ROOT
 from benchmarks.chaos.wire import Wire
-from benchmarks.quick import cpu_name
 from benchmarks.report import Bar, markdown, write_json
 from benchmarks.soak_load import Asker, Counts, ask_until
 from benchmarks.soak_memory import Sample, Sampler, Slope, after_warm_up, fit, measure, plot, warm_up_minutes
+from engines.local.runtime import cpu_name
 from serving.launch import ServerSettings, TritonServer
 from serving.policy_switches import PolicySwitches
 

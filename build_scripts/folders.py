@@ -1,12 +1,17 @@
-"""A result folder appears whole or not at all."""
+"""A result folder appears whole or not at all.
+
+.<name>-partial/    beside the folder `<name>`, locked while a process writes it
+    new/            becomes <name> when it is whole
+    replaced/       what was <name> before, between the two renames that exchange them
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tritonguard.errors import BundleError
@@ -16,18 +21,53 @@ _NEW, _REPLACED = "new", "replaced"
 
 @contextmanager
 def finished_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`; on success it replaces `out`, on any exception it is removed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield new_folder(workspace)
-        publish(workspace, out)
-    finally:
+    """Yield an empty folder beside `out`; on success it replaces `out`, on any exception it is removed.
+
+    So is what a killed run left there. Raises BundleError as `locked_workspace` does.
+    """
+    with locked_workspace(out) as workspace:
+        try:
+            shutil.rmtree(workspace / _NEW, ignore_errors=True)
+            yield new_folder(workspace)
+            publish(workspace, out)
+        finally:
+            shutil.rmtree(workspace, ignore_errors=True)
+
+
+@contextmanager
+def locked_workspace(out: Path) -> Iterator[Path]:
+    """Yield the workspace of `out`, as the run before left it; but what a kill had moved away is put back first.
+
+    Raises BundleError while another process has it, and for an OSError inside.
+    """
+    workspace = _workspace(out)
+    with plain_file_errors(out):
+        workspace.mkdir(parents=True, exist_ok=True)
+        with _locked(workspace, out):
+            restore(workspace, out)
+            yield workspace
+
+
+def remove_partial(out: Path) -> None:
+    """Remove what a killed run left beside `out`, unless a process is writing it."""
+    workspace = _workspace(out)
+    with suppress(FileNotFoundError, BundleError), _locked(workspace, out):
         shutil.rmtree(workspace, ignore_errors=True)
 
 
+@contextmanager
+def plain_file_errors(writing: Path | None = None) -> Iterator[None]:
+    """An OSError inside (a full disk, no permission) becomes a BundleError: its reason and its file, else `writing`."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or writing
+        reason = error.strerror or type(error).__name__
+        raise BundleError(f"reading or writing failed: {reason}{f': {name}' if name else ''}") from error
+
+
 def new_folder(workspace: Path) -> Path:
-    """The folder of a workspace (itself beside `out`) that `publish` makes to `out`."""
+    """The folder of a workspace that `publish` makes to `out`."""
     folder = workspace / _NEW
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
@@ -61,6 +101,14 @@ def restore(workspace: Path, out: Path) -> None:
             (workspace / _REPLACED).rename(out)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under two names; a copy where the file system has no such thing."""
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copyfile(source, target)
+
+
 def _flush(folder: Path) -> None:
     """Bytes reach the disk before the name does: else a power cut leaves whole names with empty files."""
     for path in [*folder.rglob("*"), folder]:
@@ -69,3 +117,21 @@ def _flush(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _workspace(out: Path) -> Path:
+    return out.parent / f".{out.name}-partial"
+
+
+@contextmanager
+def _locked(workspace: Path, out: Path) -> Iterator[None]:
+    """The kernel frees the lock of a killed process."""
+    lock = os.open(workspace, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BundleError(f"another process is writing {out}") from error
+        yield
+    finally:
+        os.close(lock)

@@ -24,9 +24,10 @@ import numpy.typing as npt
 from tritonguard import __version__
 from tritonguard.errors import BundleError
 
+from build_scripts.folders import plain_file_errors, remove_partial
 from build_scripts.peft_adapter import CONFIG, WEIGHTS, Adapter, canonical_base_module
 from build_scripts.progress import Steps
-from build_scripts.resumable import ResumableFolder, remove_partial, resumable_folder
+from build_scripts.resumable import ResumableFolder, resumable_folder
 from build_scripts.tensor_checks import check_weight_files
 from engines.checkpoint import Checkpoint, TensorFile, float32_to_bfloat16, rewrite_tensors
 from engines.manifest import NAME, is_current, read_manifest, sha256_file, verify_files, write_manifest
@@ -35,6 +36,7 @@ _COPIED = ("*.json", "*.jinja", "*.model")
 _NOTICES = ("LICENSE*", "NOTICE*", "README*", "GEMMA_TERMS*")
 
 
+@plain_file_errors()
 def merge(*, base: Path, adapter: Path, out: Path, force: bool = False) -> Path:
     """Write the merged checkpoint to `out` (kept if its manifest still matches, unless `force`).
 
@@ -42,14 +44,6 @@ def merge(*, base: Path, adapter: Path, out: Path, force: bool = False) -> Path:
     Raises BundleError, and leaves `out` as it was, when the two can't be merged exactly or a file can't be read or
     written. After a failed write or an interrupt the finished weight files are kept for the next call.
     """
-    try:
-        return _merge(base, adapter, out, force)
-    except OSError as error:
-        name = f": {error.filename}" if error.filename else ""
-        raise BundleError(f"reading or writing failed: {error.strerror or type(error).__name__}{name}") from error
-
-
-def _merge(base: Path, adapter: Path, out: Path, force: bool) -> Path:
     _refuse_overwriting(base, adapter, out)
     inputs, tools = merge_inputs(base, adapter), {"python": platform.python_version(), "numpy": np.__version__}
     if not force and is_current(out, inputs):

@@ -61,16 +61,23 @@ def check_counted(rows: Sequence[Row], a: Sequence[Reading], b: Sequence[Reading
 
 
 def blocks(rows: Sequence[Row], size: int) -> list[list[int]]:
-    """Indices in blocks of at most `size` rows that ask for the same kind of answer, in the corpus' order.
+    """Indices in blocks of at most `size` rows that ask for the same kind of answer, of one kind by length.
 
-    A block is one batch: rows of different kinds in one would charge a long answer's time to a short one.
+    A block is one batch: rows of different kinds in one would charge a long answer's time to a short one, and all
+    are padded to the longest.
     """
     kinds: dict[tuple[object, ...], list[int]] = {}
     for index, row in enumerate(rows):
         kinds.setdefault((row.mode, row.has_response, row.part.custom_policy, row.part.custom_taxonomy), []).append(
             index
         )
-    return [found[start : start + size] for found in kinds.values() for start in range(0, len(found), size)]
+    ordered = [sorted(found, key=lambda index: _length(rows[index])) for found in kinds.values()]
+    return [found[start : start + size] for found in ordered for start in range(0, len(found), size)]
+
+
+def _length(row: Row) -> int:
+    """Bytes of its texts, which stand for the tokens that no policy shares."""
+    return len(f"{row.request.prompt}{row.request.response or ''}".encode())
 
 
 def warm_up(side: Side, rows: Sequence[Row], size: int) -> None:

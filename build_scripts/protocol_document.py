@@ -65,6 +65,7 @@ RETRY: Mapping[str, str] = {
 
 MEANINGS: Mapping[str, str] = {
     "reasoning_truncated": "the budget ended the reasoning",
+    "probability_bounded": "a p_unsafe is a bound: one of its options was not among the tokens that the engine reports",
     "reasoning_contradicts": "its last statement about a side says the opposite of the label",
     "flagged_by": "parts of the policy under which a side is unsafe: `built-in`, `custom`, `floor`",
     "text_only": "label of the texts alone, where images could not be judged: `user_safety`, `response_safety`, "

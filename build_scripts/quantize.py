@@ -1,177 +1,18 @@
-"""Quantize a checkpoint: its text graph in one of the forms below, which `compile` makes a bundle of.
+"""Quantize a checkpoint for one of the engines: `compile` makes a bundle of the result.
 
-    python -m build_scripts.quantize --target openvino --profile int8-dynamic --out build/quantized/int8-dynamic
-    python -m build_scripts.quantize --target openvino --profile int8-sq --calibration prompts.jsonl --seed 1 ...
-
-The forms that round by inputs or fix scales are calibrated: on guard prompts in the format that the server renders,
-from the examples of this release or a file of yours (JSONL as `build_scripts.parity` reads it; texts like your
-traffic's are better than many). Whether a form's verdicts are the checkpoint's is for `build_scripts.parity` to say.
+python -m build_scripts.quantize --target openvino --profile int8-dynamic --out build/quantized/int8-dynamic
+python -m build_scripts.quantize --target tensorrt-llm --profile fp8-kv --checkpoint DOWNLOADED --out build/fp8-kv
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
 
-import openvino as ov
-from tritonguard.errors import GuardError
-
-from build_scripts import calibration, quantize_rounding, quantize_static
-from build_scripts.calibration import DEFAULT_ROWS, CalibrationSet, Inputs
-from build_scripts.compile import MAX_TOKENS
-from build_scripts.folders import finished_folder
-from build_scripts.parity_corpus import CorpusError
-from build_scripts.progress import Steps
-from build_scripts.quantize_profiles import KIND, PROFILES, Profile
-from build_scripts.quantize_rounding import rounded, second_moments
-from build_scripts.quantize_static import smooth_quantized
-from engines.bundle import OPENVINO
-from engines.checkpoint import Checkpoint
-from engines.local import forward_openvino, graph_nodes
-from engines.local.graph_nodes import Node, Stored, int8_matrix, weight
-from engines.local.passes import Passes
-from engines.local.runtime import GRAPH, Runtime
-from engines.manifest import is_current, read_manifest, sha256_file, verify_files, write_manifest
-from preprocessing.prompt import PromptBuilder
-
-SOURCES = (forward_openvino, graph_nodes, quantize_rounding, quantize_static)
-
-
-def quantize(
-    checkpoint: Path,
-    out: Path,
-    profile: Profile,
-    *,
-    calibrated_on: CalibrationSet | None = None,
-    keep_last: int | None = None,
-    force: bool = False,
-) -> Path:
-    """Write the checkpoint's text graph in the profile's form to `out` (kept if its manifest still matches).
-
-    calibrated_on: for a form that is calibrated; None draws from the examples of this release. keep_last: of each
-    calibration row only so many last tokens, which spoils the scales: for tests of the gate. Raises BundleError: no
-    checkpoint, files missing in it, NNCF missing; CorpusError and GuardError: calibration rows that can't be read or
-    are too long.
-    """
-    manifest = read_manifest(checkpoint)
-    chosen = (calibrated_on or calibration.draw(count=DEFAULT_ROWS)) if profile.is_calibrated else None
-    described = None if chosen is None else {**chosen.describe(), "keep_last": keep_last}
-    inputs = {
-        "checkpoint_revision": manifest["revision"],
-        "target": OPENVINO,
-        "profile": asdict(profile) | {"float_layers": list(profile.float_layers)},
-        "calibration": described,
-        "openvino": ov.__version__,
-        "source_sha256": {
-            source.__name__.rpartition(".")[2]: sha256_file(Path(str(source.__file__))) for source in SOURCES
-        },
-    }
-    if not force and is_current(out, inputs):
-        print(f"quantize: {out} is current")
-        return out
-    verify_files(checkpoint, manifest)
-    steps = Steps("quantize", total=3 if chosen is None else 4)
-    with finished_folder(out) as folder:
-        opened = Checkpoint.open(checkpoint)
-        asked: Sequence[Inputs] = ()
-        if chosen is not None:
-            steps.next(f"calibration: {len(chosen.rows)} prompts of {chosen.file} through the float graph")
-            asked = _calibration_inputs(checkpoint, opened, chosen, keep_last)
-        steps.next(f"{profile.name}: {profile.summary}")
-        graph = (
-            _static(opened, profile, asked)
-            if profile.activations == "static"
-            else _rounded(opened, profile, steps.track(asked, total=len(asked)))
-        )
-        steps.next("saving")
-        ov.save_model(graph, folder / GRAPH, compress_to_fp16=False)
-        write_manifest(folder, kind=KIND, inputs=inputs, target=OPENVINO, engine={"group_size": profile.group_size})
-        steps.next(f"done: {out}")
-    return out
-
-
-def _static(opened: Checkpoint, profile: Profile, asked: Sequence[Inputs]) -> ov.Model:
-    return smooth_quantized(
-        forward_openvino.build_graph(opened),
-        asked,
-        alpha=profile.alpha,
-        attention_in_float=profile.attention_in_float,
-        linear_in_float=lambda name: not profile.is_int8(name),
-    )
-
-
-def _rounded(opened: Checkpoint, profile: Profile, asked: Iterable[Inputs]) -> ov.Model:
-    """Weights as stored or int8, and inputs that the engine quantizes, if at all."""
-    if not profile.is_calibrated:
-        return forward_openvino.build_graph(
-            opened,
-            lambda name, stored: int8_matrix(stored, symmetric=False).node if profile.is_int8(name) else weight(stored),
-        )
-    layers: list[str] = []
-
-    def noted(name: str, stored: Stored) -> Node:
-        layers.append(name)
-        return weight(stored)
-
-    graph = forward_openvino.build_graph(opened, noted)
-    moments = second_moments(graph, [name for name in layers if profile.is_int8(name)], asked)
-    return forward_openvino.build_graph(
-        opened, lambda name, stored: rounded(stored, moments[name]).node if name in moments else weight(stored)
-    )
-
-
-def _calibration_inputs(
-    folder: Path, opened: Checkpoint, chosen: CalibrationSet, keep_last: int | None
-) -> Sequence[Inputs]:
-    """What the float graph would be run on."""
-    runtime = Runtime(forward_openvino.build_graph(opened), precision="f32")
-    passes = Passes(runtime, opened.text_config, image_token=Checkpoint.read_image_token(folder))
-    builder = PromptBuilder(folder, max_tokens=MAX_TOKENS)
-    return list(calibration.graph_inputs(chosen.rows, passes, builder, keep_last=keep_last))
+from build_scripts import targets
 
 
 def main(argv: list[str] | None = None) -> int:
-    profiles = "\n".join(f"  {profile.name:18}{profile.summary}" for profile in PROFILES.values())
-    parser = argparse.ArgumentParser(
-        prog="python -m build_scripts.quantize",
-        description=f"{__doc__}\nprofiles:\n{profiles}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--target", choices=(OPENVINO,), default=OPENVINO, help="engine (%(default)s)")
-    parser.add_argument("--profile", choices=tuple(PROFILES), required=True, help="form of the numbers, see above")
-    parser.add_argument("--checkpoint", type=Path, default=Path("build/merged"), help="merged checkpoint")
-    parser.add_argument("--out", type=Path, help="folder to write (build/quantized/PROFILE)")
-    parser.add_argument("--calibration", type=Path, default=calibration.SHIPPED, help="JSONL of prompts for the scales")
-    parser.add_argument("--rows", type=int, default=DEFAULT_ROWS, help="drawn from them (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
-    parser.add_argument("--alpha", type=float, help="of SmoothQuant, 0 to 1 (the profile's)")
-    parser.add_argument("--keep-float", action="append", default=[], metavar="PATTERN", help="layers, *.mlp.down_proj")
-    parser.add_argument("--force", action="store_true", help="build again even if the folder is current")
-    args = parser.parse_args(argv)
-    profile = PROFILES[args.profile]
-    if args.alpha is not None:
-        if not 0 <= args.alpha <= 1:
-            parser.error("--alpha is between 0 and 1")
-        profile = replace(profile, alpha=args.alpha)
-    profile = replace(profile, float_layers=(*profile.float_layers, *args.keep_float))
-    try:
-        drawn = None
-        if profile.is_calibrated:
-            drawn = calibration.draw(args.calibration, count=args.rows, seed=args.seed)
-        quantize(
-            args.checkpoint,
-            args.out or Path("build/quantized") / profile.name,
-            profile,
-            calibrated_on=drawn,
-            force=args.force,
-        )
-    except (GuardError, CorpusError) as error:
-        print(f"quantize: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return targets.run("quantize", str(__doc__), argv)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,21 @@
 """A result folder that a killed run leaves half-made beside its final name, and the next run goes on with.
 
-.<name>-partial/          locked while a process writes it
-    new/                  becomes <name> when it is whole
+.<name>-partial/          see `folders`
     progress.json         what it is made from, and the files that are finished, with their hashes
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tritonguard.errors import BundleError
 
-from build_scripts.folders import new_folder, publish, restore
+from build_scripts.folders import locked_workspace, new_folder, publish
 from engines.manifest import sha256_file
 
 _PROGRESS = "progress.json"
@@ -80,12 +77,9 @@ def resumable_folder(out: Path, made_from: Mapping[str, Any], *, fresh: bool = F
 
     made_from: JSON values. fresh: begin from nothing. A BundleError removes the partial folder (its inputs are no
     good); any other exception, a full disk or an interrupt, keeps its finished files for the next run. Raises
-    BundleError while another process is writing the same folder.
+    BundleError as `locked_workspace` does.
     """
-    workspace = _workspace(out)
-    workspace.mkdir(parents=True, exist_ok=True)
-    with _locked(workspace, out):
-        restore(workspace, out)
+    with locked_workspace(out) as workspace:
         if fresh:
             (workspace / _PROGRESS).unlink(missing_ok=True)
         folder = ResumableFolder(workspace, made_from)
@@ -103,27 +97,3 @@ def resumable_folder(out: Path, made_from: Mapping[str, Any], *, fresh: bool = F
         finally:
             if not keep:
                 shutil.rmtree(workspace, ignore_errors=True)
-
-
-def remove_partial(out: Path) -> None:
-    """Remove what a killed run left beside `out`, unless a process is writing it."""
-    workspace = _workspace(out)
-    with suppress(FileNotFoundError, BundleError), _locked(workspace, out):
-        shutil.rmtree(workspace, ignore_errors=True)
-
-
-def _workspace(out: Path) -> Path:
-    return out.parent / f".{out.name}-partial"
-
-
-@contextmanager
-def _locked(workspace: Path, out: Path) -> Iterator[None]:
-    """The kernel frees the lock of a killed process."""
-    lock = os.open(workspace, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise BundleError(f"another process is writing {out}") from error
-    finally:
-        os.close(lock)

@@ -16,22 +16,22 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tritonguard.errors import BundleError, GuardError
+from tritonguard.errors import BundleError
 
 from build_scripts import parity_corpus, parity_gate
-from build_scripts.compile import MAX_TOKENS, compile_bundle, link_or_copy
-from build_scripts.folders import finished_folder
+from build_scripts.exit_status import exit_status
+from build_scripts.folders import finished_folder, link_or_copy, plain_file_errors, remove_partial
+from build_scripts.openvino.compile import MAX_TOKENS, compile_bundle
+from build_scripts.openvino.pass_times import Form, pass_times
+from build_scripts.openvino.profiles import PROFILES
+from build_scripts.openvino.quantize import quantize
 from build_scripts.parity import SHIPPED_PROFILE, compare
-from build_scripts.parity_corpus import read_corpus
-from build_scripts.parity_gate import load_profile
+from build_scripts.parity_corpus import CorpusError, read_corpus
+from build_scripts.parity_gate import ThresholdsError, load_profile
 from build_scripts.parity_reading import SideError
 from build_scripts.parity_report import Report
 from build_scripts.parity_sides import BundleSide
-from build_scripts.pass_times import Form, pass_times
 from build_scripts.progress import Steps
-from build_scripts.quantize import quantize
-from build_scripts.quantize_profiles import PROFILES
-from engines.local.engine_config import EngineConfig
 from engines.local.runtime import native_precisions
 from engines.manifest import NAME, extra_of, is_current, read_manifest, sha256_file, write_manifest
 
@@ -39,10 +39,12 @@ REFERENCE = "f32"
 INT8 = "int8-dynamic"
 
 
+@plain_file_errors()
 def ship(checkpoint: Path, out: Path, *, forms: Path, max_tokens: int = MAX_TOKENS, force: bool = False) -> Path:
     """Write the bundle to `out` (kept if its manifest still matches). forms: folder for every form's own bundle.
 
-    Raises BundleError: no checkpoint, or not even float32 gives a verdict on every prompt.
+    Raises BundleError, and leaves `out` as it was: `quantize` or `compile` refuses, not even float32 gives a verdict on
+    every prompt, or a file can't be read or written. Forms that were finished are kept.
     """
     bundles = compile_forms(checkpoint, forms, max_tokens=max_tokens, force=force)
     inputs = {
@@ -54,10 +56,11 @@ def ship(checkpoint: Path, out: Path, *, forms: Path, max_tokens: int = MAX_TOKE
     }
     if not force and is_current(out, inputs):
         print(f"bundle: {out} is current ({read_manifest(out)['precision']})")
+        remove_partial(out)
         return out
     steps = Steps("ship", total=3)
     steps.next(f"timing {', '.join(bundles)}, in turn")
-    times = pass_times({name: _form(folder) for name, folder in bundles.items()}, batches=(1,))
+    times = pass_times({name: Form.of(folder) for name, folder in bundles.items()}, batches=(1,))
     ms = {name: found[1] for name, found in times.items()}
     print("  a short request's pass: " + ", ".join(f"{name} {ms[name]:.0f} ms" for name in bundles))
     steps.next(f"smoke gate: the prompts of this release against {REFERENCE}")
@@ -112,10 +115,6 @@ def verdict(report: Report) -> str:
     return f"passes: {whole.flips} of {whole.compared} verdicts moved, {drift}"
 
 
-def _form(folder: Path) -> Form:
-    return Form(folder, EngineConfig.read(folder))
-
-
 def _write(
     bundle: Path, out: Path, inputs: Mapping[str, Any], tried: Mapping[str, Report], ms: Mapping[str, float]
 ) -> None:
@@ -159,12 +158,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest prompt served (%(default)s)")
     parser.add_argument("--force", action="store_true", help="build and judge again even if the bundle is current")
     args = parser.parse_args(argv)
-    try:
+
+    def build() -> None:
         ship(args.checkpoint, args.out, forms=args.forms, max_tokens=args.max_tokens, force=args.force)
-    except GuardError as error:
-        print(f"ship: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status("ship", build, CorpusError, ThresholdsError, SideError)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from engines.checkpoint import Checkpoint
 from engines.manifest import read_manifest, verify_files
 from engines.protocol import Capabilities, Engine
 
-OPENVINO = "openvino"
-WEIGHTS = ".bin"
+OPENVINO, TENSORRT_LLM = TARGETS = ("openvino", "tensorrt-llm")
+"""The engines that a bundle can be for."""
+WEIGHTS = (".bin", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Bundle:
         manifest = read_manifest(folder)
         if manifest["kind"] != "bundle":
             raise BundleError(f"{folder.name} is a {manifest['kind']}, not a bundle")
-        verify_files(folder, manifest, unread=None if weights else WEIGHTS)
+        verify_files(folder, manifest, unread=() if weights else WEIGHTS)
         return cls(folder, manifest)
 
     @property
@@ -51,7 +52,7 @@ class Bundle:
 
     @property
     def precision(self) -> str:
-        """The profile of its numbers: "f32", "bf16", or one of `build_scripts/quantize_profiles.py`."""
+        """The profile of its numbers: "f32", "bf16", or one of `build_scripts/openvino/profiles.py`."""
         return str(self.manifest["precision"])
 
     @property
@@ -93,4 +94,8 @@ def open_engine(bundle: Bundle) -> Engine:
         from engines.local.engine import LocalEngine
 
         return LocalEngine.load(bundle)
-    raise BundleError(f"target {bundle.target!r} is not served by this release (openvino is)")
+    if bundle.target == TENSORRT_LLM:
+        from engines.tensorrt_llm.engine import TensorRtLlmEngine
+
+        return TensorRtLlmEngine.load(bundle)
+    raise BundleError(f"target {bundle.target!r} is not served by this release ({', '.join(TARGETS)} are)")

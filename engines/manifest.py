@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,10 @@ def is_current(folder: Path, inputs: Mapping[str, Any]) -> bool:
     )
 
 
-def verify_files(folder: Path, manifest: Mapping[str, Any], *, unread: str | None = None) -> None:
+def verify_files(folder: Path, manifest: Mapping[str, Any], *, unread: Collection[str] = ()) -> None:
     """Raises BundleError unless `folder` holds exactly the files of its manifest, byte for byte.
 
-    unread: suffix of files that the caller never reads: only their presence and size are looked at.
+    unread: suffixes of files that the caller never reads: only their presence and size are looked at.
     """
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != NAME}
     listed: Mapping[str, Any] = manifest["files"]
@@ -99,7 +99,7 @@ def verify_files(folder: Path, manifest: Mapping[str, Any], *, unread: str | Non
         path, spec = folder / name, listed[name]
         if path.stat().st_size != spec["bytes"]:
             return False
-        return path.suffix == unread or sha256_file(path) == spec["sha256"]
+        return path.suffix in unread or sha256_file(path) == spec["sha256"]
 
     # Hashing leaves other threads run, and the largest file is most of a folder.
     with ThreadPoolExecutor() as pool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -57,7 +57,8 @@ class Answer:
 
     choice_logprobs: float32 [choices, 2], log P(safe) and log P(unsafe), normalised over the two; the
     response's is conditional on the likelier user label. ids: the answer's token ids, forced ones included,
-    without the end of the turn. truncated: the reasoning was ended by its budget.
+    without the end of the turn. truncated: the reasoning was ended by its budget. bounded: an option of a choice was
+    not among the likeliest tokens that the engine reports, and stands there with the most that it can be.
     prefix_reused: prompt tokens whose keys and values came from the cache. timings_ms: milliseconds by phase.
     """
 
@@ -65,6 +66,7 @@ class Answer:
     ids: tuple[int, ...]
     prefix_reused: int
     truncated: bool = False
+    bounded: bool = False
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -74,4 +76,17 @@ class Engine(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    @property
+    def lanes(self) -> int:
+        """Calls of `run` that may go on at once. 1: only what comes in one call shares a pass."""
+        ...
+
     def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]: ...
+
+    def statistics(self) -> Mapping[str, float]:
+        """What the engine counts of itself, by name, for the server's metrics; may be empty."""
+        ...
+
+    def close(self) -> None:
+        """Finish what runs and give the device back. A call of `run` after it is answered with Unavailable."""
+        ...

@@ -6,8 +6,10 @@ to its number; each entry is answered exactly once, and by its deadline, whateve
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +20,7 @@ from engines.protocol import Answer, Engine, Job
 
 MOST_WAITING = 32
 MOST_TOGETHER = 8
-"""Jobs in one call of the engine."""
+"""Jobs in one call of an engine with one lane."""
 NEVER_NS = 2**63 - 1
 
 Results = list[Answer | GuardError]
@@ -51,13 +53,27 @@ class _Entry:
         return -self.priority, self.number
 
 
+@dataclass(eq=False)
+class _Call:
+    """Entries that the engine is busy with."""
+
+    entries: Sequence[_Entry]
+    began_ns: int
+
+    @property
+    def slow(self) -> bool:
+        return self.entries[0].slow
+
+
 class Scheduler:
-    """Runs jobs on an engine from a thread of its own. Thread-safe.
+    """Runs jobs on an engine from threads of its own, one for each of its lanes. Thread-safe.
 
     most_waiting: requests that may wait; the next one is refused with Overloaded, unless a lower priority can give
-    way. most_together: jobs in one call of the engine; a request that thinks goes alone: others in its call would wait
-    for it. show: told, whenever it changes, when one more request of the lowest priority would be done (ns of the
-    monotonic clock; 0: at once, NEVER_NS: it would be refused); called with the queue locked, so it must be quick.
+    way. most_together: jobs in one call of the engine (None: MOST_TOGETHER on one lane; an engine with more shares its
+    passes between them, and a call has the jobs of one request); a request that thinks goes alone: others in its call
+    would wait for it, and of several lanes half are kept free of them. show: told, whenever it changes, when one more
+    request of the lowest priority would be done (ns of the monotonic clock; 0: at once, NEVER_NS: it would be refused);
+    called with the queue locked, so it must be quick.
     """
 
     def __init__(
@@ -65,23 +81,25 @@ class Scheduler:
         engine: Engine,
         *,
         most_waiting: int = MOST_WAITING,
-        most_together: int = MOST_TOGETHER,
+        most_together: int | None = None,
         show: Callable[[int], None] = lambda done_ns: None,
     ) -> None:
         self.engine = engine
         self._show = show
         self._most_waiting = most_waiting
-        self._most_together = most_together
+        self._lanes = engine.lanes
+        self._most_together = most_together or (MOST_TOGETHER if self._lanes == 1 else 1)
+        self._most_slow = (self._lanes + 1) // 2
         self._waiting: list[_Entry] = []
-        self._running: list[_Entry] = []
+        self._running: list[_Call] = []
         self._arrived = 0
-        self._began_ns = 0
+        self._answers = Counter[str]()
         self._call_ns = {False: 0.0, True: 0.0}  # mean duration of a call, by `slow`
         self._closed = False
         self._changed = threading.Condition()
         self._threads = [
             threading.Thread(target=body, name=f"engine-{name}", daemon=True)
-            for name, body in (("queue", self._work), ("clock", self._watch))
+            for name, body in (*[("lane", self._work)] * self._lanes, ("clock", self._watch))
         ]
         for thread in self._threads:
             thread.start()
@@ -101,17 +119,25 @@ class Scheduler:
             self._answer(refused, error)
 
     def close(self) -> None:
-        """Refuse what comes from now on, finish what is here, and return when it is."""
+        """Refuse what comes from now on, finish what is here, close the engine, and return when it is."""
         with self._changed:
             self._closed = True
             self._note_change()
         for thread in self._threads:
             thread.join()
+        self.engine.close()
 
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for the engine now."""
-        return len(self._waiting)
+    def statistics(self) -> dict[str, float]:
+        """Requests that wait and that run now, and what the engine counts of itself."""
+        counted = self.engine.statistics()
+        with self._changed:
+            running = sum(len(call.entries) for call in self._running)
+            return {**counted, "waiting": float(len(self._waiting)), "running": float(running)}
+
+    def answers(self) -> dict[str, int]:
+        """How many requests were answered so far, by what: "ok", or an error's kind."""
+        with self._changed:
+            return dict(self._answers)
 
     def _admit(self, entry: _Entry) -> tuple[_Entry | None, GuardError]:
         """Put it into the queue; what has no place there now, itself or another, is returned with the reason."""
@@ -129,13 +155,19 @@ class Scheduler:
         return entry.deadline_ns is not None and self._done_ns(before, slow=entry.slow) > entry.deadline_ns
 
     def _done_ns(self, before: Sequence[_Entry], *, slow: bool) -> float:
-        """When a request behind those would be done, at the pace of the latest calls. 0 beside an idle engine."""
-        if not self._running:
+        """When a request behind those would be done, at the pace of the latest calls. 0 beside an idle lane."""
+        if len(self._running) < self._lanes:
             return 0
         quick = sum(len(each.jobs) for each in before if not each.slow)
         calls = [each.slow for each in before if each.slow] + [False] * (quick // self._most_together) + [slow]
-        free_ns = max(float(time.monotonic_ns()), self._began_ns + self._call_ns[self._running[0].slow])
-        return free_ns + sum(self._call_ns[each] for each in calls)
+        now_ns = float(time.monotonic_ns())
+        free_ns = [max(now_ns, call.began_ns + self._call_ns[call.slow]) for call in self._running]
+        heapq.heapify(free_ns)
+        # Each call goes to the lane that is free first.
+        for each in calls:
+            done_ns = free_ns[0] + self._call_ns[each]
+            heapq.heapreplace(free_ns, done_ns)
+        return done_ns
 
     def _note_change(self) -> None:
         """Wake both threads, and show how long the queue is now."""
@@ -146,29 +178,33 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: self._runnable() or (self._closed and not self._waiting))
                 if not self._waiting:
                     return
                 hopeless = self._drop_hopeless()
-                batch = self._running = self._next()
-                began = self._began_ns = time.monotonic_ns()
+                call = _Call(self._next(), time.monotonic_ns())
+                self._running.append(call)
                 self._note_change()
             for entry in hopeless:
                 self._answer(entry, Overloaded("its turn came too late for its deadline"))
-            for entry, results in zip(batch, self._run(batch), strict=True):
+            for entry, results in zip(call.entries, self._run(call.entries), strict=True):
                 self._answer(entry, results)
             with self._changed:
-                took, slow = time.monotonic_ns() - began, batch[0].slow
-                known = self._call_ns[slow]
-                self._call_ns[slow] = known + _LATEST * (took - known) if known else took
-                self._running = []
+                took, known = time.monotonic_ns() - call.began_ns, self._call_ns[call.slow]
+                self._call_ns[call.slow] = known + _LATEST * (took - known) if known else took
+                self._running.remove(call)
                 self._note_change()
+
+    def _runnable(self) -> list[_Entry]:
+        """What may run now, in order: all that wait, or the quick ones while enough lanes think."""
+        full = sum(call.slow for call in self._running) >= self._most_slow
+        return [entry for entry in self._waiting if not (entry.slow and full)]
 
     def _drop_hopeless(self) -> list[_Entry]:
         """Take out what could not be done in time, as long as something else waits: the engine's time is theirs."""
-        now = time.monotonic_ns()
-        late = [e for e in self._waiting if e.deadline_ns is not None and now + self._call_ns[e.slow] > e.deadline_ns]
-        if len(late) == len(self._waiting):
+        now, runnable = time.monotonic_ns(), self._runnable()
+        late = [e for e in runnable if e.deadline_ns is not None and now + self._call_ns[e.slow] > e.deadline_ns]
+        if len(late) == len(runnable):
             late = late[1:]
         self._waiting = [entry for entry in self._waiting if entry not in late]
         return late
@@ -179,9 +215,9 @@ class Scheduler:
         Of one priority those nearest in length: rows of a call are padded to the longest. Nobody is passed over for
         long, since whoever has come to the front goes next.
         """
-        first = self._waiting[0]
+        first = self._runnable()[0]
         taken, jobs = [first], len(first.jobs)
-        others = [] if first.slow else [entry for entry in self._waiting[1:] if not entry.slow]
+        others = [] if first.slow else [e for e in self._waiting if e is not first and not e.slow]
         for entry in sorted(others, key=lambda each: (-each.priority, abs(each.length - first.length), each.number)):
             if jobs + len(entry.jobs) <= self._most_together:
                 taken.append(entry)
@@ -207,7 +243,8 @@ class Scheduler:
                 if self._closed and not self._waiting and not self._running:
                     return
                 now = time.monotonic_ns()
-                live = [entry for entry in (*self._waiting, *self._running) if not entry.answered]
+                under_way = [entry for call in self._running for entry in call.entries]
+                live = [entry for entry in (*self._waiting, *under_way) if not entry.answered]
                 late = [entry for entry in live if entry.deadline_ns is not None and entry.deadline_ns <= now]
                 if not late:
                     next_ns = min((entry.deadline_ns for entry in live if entry.deadline_ns is not None), default=None)
@@ -215,9 +252,8 @@ class Scheduler:
                     continue
                 self._waiting = [entry for entry in self._waiting if entry not in late]
                 self._note_change()
-                under_way = set(map(id, self._running))
             for entry in late:
-                where = "while the model ran" if id(entry) in under_way else "in the queue"
+                where = "while the model ran" if entry in under_way else "in the queue"
                 self._answer(entry, DeadlineExceeded(f"the deadline passed {where}"))
 
     def _answer(self, entry: _Entry, results: Results | GuardError) -> None:
@@ -225,4 +261,6 @@ class Scheduler:
             if entry.answered:
                 return
             entry.answered = True
+            errors = [results] if isinstance(results, GuardError) else [r for r in results if isinstance(r, GuardError)]
+            self._answers[errors[0].kind if errors else "ok"] += 1
         entry.done([results for _ in entry.jobs] if isinstance(results, GuardError) else results)

@@ -149,6 +149,7 @@ class DecodeStage:
             **self._info,
             "prefix_reused": sum(answer.prefix_reused for answer in answers),
             "truncated": [answer.truncated for answer in answers],
+            "bounded": [answer.bounded for answer in answers],
             "timings_ms": timings,
         }
         logprobs = np.concatenate([np.empty((0, 2), np.float32), *(answer.choice_logprobs for answer in answers)])
@@ -198,7 +199,9 @@ def _labels(tensors: Tensors, context: Mapping[str, Any], info: Mapping[str, Any
     has_response, prompts = context["has_response"], context["prompts"]
     texts, logprobs = _required(tensors, "OUTPUT_TEXT"), _required(tensors, "CHOICE_LOGPROBS")
     choices = 2 if has_response else 1
-    if not len(texts) == len(prompts) == len(info["truncated"]) or len(logprobs) != choices * len(prompts):
+    if not len(texts) == len(prompts) == len(info["truncated"]) == len(info["bounded"]) or len(
+        logprobs
+    ) != choices * len(prompts):
         raise InternalError("there is not one answer for each prompt")
     seen: dict[str, Label] = {}
     text_only: dict[str, Label] = {}
@@ -211,6 +214,7 @@ def _labels(tensors: Tensors, context: Mapping[str, Any], info: Mapping[str, Any
             names=asked["names"],
             reasoning_source=info["reasoning_source"],
             truncated=info["truncated"][index],
+            bounded=info["bounded"][index],
         )
         (seen if asked["sees"] else text_only)[asked["part"]] = label
     vision = context["vision"]

@@ -8,20 +8,19 @@ unsafe are apart in the direction in which texts differ most, so that margins li
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from tiny_checkpoint import tiny_config, write_checkpoint
+from tiny_checkpoint import write_checkpoint_with_tokenizer
 
 from build_scripts import calibration
 from build_scripts.calibration import Inputs
-from build_scripts.compile import compile_bundle
+from build_scripts.openvino.compile import compile_bundle
+from build_scripts.openvino.profiles import PROFILES
+from build_scripts.openvino.quantize import quantize
+from build_scripts.openvino.static_scales import smooth_quantized
 from build_scripts.parity_sides import BundleSide
-from build_scripts.quantize import quantize
-from build_scripts.quantize_profiles import PROFILES
-from build_scripts.quantize_static import smooth_quantized
 from engines.bundle import Bundle
 from engines.checkpoint import Checkpoint, FloatArray, TensorFile, float32_to_bfloat16, rewrite_tensors
 from engines.local.engine import LocalEngine
@@ -65,9 +64,7 @@ def declare(checkpoint: Path) -> Path:
 
 def write_model(folder: Path, base: Path) -> Path:
     """The checkpoint, with the tokenizer and template of `base`."""
-    write_checkpoint(folder, tiny_config(vocab_size=262_144, sliding_window=WINDOW))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(base / name, folder / name)
+    write_checkpoint_with_tokenizer(folder, base, sliding_window=WINDOW)
     builder = PromptBuilder(folder, max_tokens=4096)
     safe, unsafe = _single(builder, SAFE_WORD), _single(builder, UNSAFE_WORD)
     norms = [f"{TEXT}layers.{layer}.self_attn.{part}_norm.weight" for layer in (0, 1) for part in "qk"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,17 @@ def write_checkpoint(
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n\n")
     for name, content in (TOKENIZER_FILES | PROCESSOR_FILES).items():
         (folder / name).write_text(content)
+    return folder
+
+
+def write_checkpoint_with_tokenizer(folder: Path, base: Path, **changes: Any) -> Path:
+    """A checkpoint that reads what `base`, the embedded one, reads: its tokenizer and template.
+
+    changes: to the text_config, as `tiny_config` takes them. The manifest is yet to be written.
+    """
+    write_checkpoint(folder, tiny_config(vocab_size=262_144, **changes))
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(base / name, folder / name)
     return folder
 
 

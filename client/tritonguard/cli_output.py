@@ -104,11 +104,12 @@ def _cells(answer: Answer) -> list[Text]:
         why = f"{answer.error.kind}: {answer.error}" if answer.error else ""
         return [*start, Text(""), Text(""), Text("error", style="bold red"), latency, Text(why)]
     label = answer.verdict.label
+    about = "~" if label.probability_bounded else ""
     return [
         *start,
         # The user's side, then the response's where one was judged.
         Text(" / ").join(_styled(safety.value) for _, safety, _ in label.sides if safety),
-        Text(" / ".join(f"{p_unsafe:.3f}" for _, _, p_unsafe in label.sides if p_unsafe is not None)),
+        Text(" / ".join(f"{about}{p_unsafe:.3f}" for _, _, p_unsafe in label.sides if p_unsafe is not None)),
         _styled(answer.verdict.decision.value),
         latency,
         Text("\n".join(_why(answer.verdict))),

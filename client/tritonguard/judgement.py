@@ -40,11 +40,13 @@ def read_answer(
     names: Collection[str] | None,
     reasoning_source: str,
     truncated: bool = False,
+    bounded: bool = False,
 ) -> Label:
     """The label of one answer.
 
     logprobs: FP32 [choices, 2] (`label_from_choices`). text: the whole answer. names: what its category list may
-    hold; None: anything. Whatever can't be read, or contradicts itself, is an indeterminate label.
+    hold; None: anything. truncated: the reasoning was ended by its budget. bounded: a probability is a bound
+    (`Label.probability_bounded`). Whatever can't be read, or contradicts itself, is an indeterminate label.
     """
     label = label_from_choices(logprobs, has_response=has_response)
     if label.is_indeterminate:
@@ -58,6 +60,7 @@ def read_answer(
     reasoning = (answer.reasoning or "").strip() or None
     return label.model_copy(
         update={
+            "probability_bounded": bounded,
             "categories": (answer.categories or ()) if mode is Mode.CATEGORIES else None,
             "reasoning": reasoning,
             "reasoning_source": reasoning_source if reasoning else None,
@@ -93,6 +96,7 @@ def join(parts: Sequence[Judged]) -> Label:
         response_safety=response,
         p_unsafe_user=p_user,
         p_unsafe_response=p_response,
+        probability_bounded=(p_user, p_response) != (None, None) and any(label.probability_bounded for label in labels),
         categories=tuple(dict.fromkeys(name for names in listed for name in names)) if listed else None,
         reasoning=first.reasoning,
         reasoning_source=first.reasoning_source,

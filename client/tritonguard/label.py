@@ -53,6 +53,8 @@ class Label(ContractModel):
     p_unsafe_user, p_unsafe_response: probability of `unsafe` (FP32), the response's given the reported user
     label;
         None where that side was not judged or is indeterminate. A label is unsafe exactly if it is >= 0.5.
+    probability_bounded: an option of a choice was not among the likeliest tokens that the engine reports; its
+        probability was taken as the most that it can be, so that a p_unsafe is a bound and not the value.
     categories: names as the model wrote them, () for none, None where they were not asked for.
     reasoning, reasoning_source: the trace and who wrote it; None where there is none.
     reasoning_truncated: the budget ended the trace. reasoning_contradicts: its last statement about a side
@@ -71,6 +73,7 @@ class Label(ContractModel):
     response_safety: Safety | None = None
     p_unsafe_user: _Probability | None = None
     p_unsafe_response: _Probability | None = None
+    probability_bounded: StrictBool = False
     categories: tuple[Line, ...] | None = None
     reasoning: Line | None = None
     reasoning_source: Line | None = None
@@ -89,6 +92,8 @@ class Label(ContractModel):
                 raise ValueError(f"the {side} label contradicts its probability")
         if self.is_indeterminate != (self.indeterminate_reason is not None):
             raise ValueError("an indeterminate label and its reason do not come together")
+        if self.probability_bounded and all(p_unsafe is None for _, _, p_unsafe in self.sides):
+            raise ValueError("something is said about a probability that is not there")
         if (self.reasoning is None) != (self.reasoning_source is None):
             raise ValueError("the reasoning and its source do not come together")
         if self.reasoning is None and (self.reasoning_truncated or self.reasoning_contradicts):

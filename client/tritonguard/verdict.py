@@ -44,7 +44,7 @@ ON_ERROR = "on_error="
 
 # Once more, for callers who read JSON: Triton's HTTP endpoint writes the NaN of P_UNSAFE, which is no JSON.
 _PROBABILITIES = ("p_unsafe_user", "p_unsafe_response")
-_DETAILS = ("reasoning_truncated", "reasoning_contradicts", "flagged_by", "text_only")
+_DETAILS = ("probability_bounded", "reasoning_truncated", "reasoning_contradicts", "flagged_by", "text_only")
 """Fields of the label without a tensor of their own."""
 
 

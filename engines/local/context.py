@@ -52,6 +52,9 @@ class ContextCache:
         self._most = most
         self._held: OrderedDict[tuple[int, ...], Context] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def get(self, ids: tuple[int, ...]) -> Context | None:
         if ids in self._held:
             self._held.move_to_end(ids)

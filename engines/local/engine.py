@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from tritonguard.errors import BundleError, DeadlineExceeded, GuardError, Unimplemented
+from tritonguard.errors import BundleError, DeadlineExceeded, GuardError, Unavailable, Unimplemented
 
 from engines.bundle import Bundle
 from engines.checkpoint import FloatArray
@@ -66,6 +66,7 @@ class LocalEngine:
         self._capabilities = capabilities
         self._prefixes = ContextCache(_KEPT_PREFIXES)
         self._lock = threading.Lock()
+        self._closed = False
 
     @classmethod
     def load(cls, bundle: Bundle) -> LocalEngine:
@@ -76,6 +77,18 @@ class LocalEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
+    @property
+    def lanes(self) -> int:
+        return 1
+
+    def statistics(self) -> dict[str, float]:
+        return {"prefixes": float(len(self._prefixes))}
+
+    def close(self) -> None:
+        """Nothing runs once this returns; a call after it is answered with Unavailable."""
+        with self._lock:
+            self._closed = True
+
     def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]:
         """One result per job: an Answer; DeadlineExceeded if its time ran out in the queue, between two passes
         or during the last; Unimplemented for a program that this engine can't execute. Any other failure is
@@ -84,6 +97,8 @@ class LocalEngine:
         results: list[Answer | GuardError | None] = [None] * len(jobs)
         waiting: dict[int, _Run] = {}
         with self._lock:
+            if self._closed:
+                return [Unavailable("the engine is shut down") for _ in jobs]
             for index, job in enumerate(jobs):
                 try:
                     waiting[index] = self._begin(index, job)

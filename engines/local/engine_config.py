@@ -12,7 +12,7 @@ ENGINE_CONFIG = "engine.yaml"
 PRECISIONS = ("f32", "bf16")
 
 _TEXT = """\
-# How the graphs of this bundle are run; written by build_scripts/compile.py, covered by the manifest's hash.
+# How the graphs of this bundle are run; written by build_scripts/openvino/compile.py, covered by the manifest's hash.
 
 # Of all that is not int8: sums of int8 products, norms, attention. bf16 only on a CPU that multiplies it itself.
 arithmetic: {arithmetic}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from parity_stand_ins import row
-from tiny_checkpoint import projections, tiny_config, write_checkpoint
+from tiny_checkpoint import projections, tiny_config, write_checkpoint_with_tokenizer
 
 from benchmarks.sensitivity import KINDS, groups, read
 from build_scripts import parity_sides
-from build_scripts.compile import compile_bundle
+from build_scripts.openvino.compile import compile_bundle
 from build_scripts.parity_sides import BundleSide
 from engines.bundle import Bundle
 from engines.checkpoint import Checkpoint, FloatArray
@@ -48,9 +47,7 @@ def test_each_layer_is_in_all_in_one_kind_and_in_one_part_of_the_depth(layers: i
 def tiny(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bundle, Checkpoint]]:
     """A random checkpoint of two small layers that reads the real tokenizer and template, and its float bundle."""
     folder = tmp_path_factory.mktemp("sensitivity")
-    source = write_checkpoint(folder / "checkpoint", tiny_config(vocab_size=262_144))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(base_folder / name, source / name)
+    source = write_checkpoint_with_tokenizer(folder / "checkpoint", base_folder)
     write_manifest(source, kind="checkpoint", inputs={}, vision="untrained")
     builder = PromptBuilder(source, max_tokens=512)
     with pytest.MonkeyPatch.context() as patch:  # the tokenizer is read once, not by every side

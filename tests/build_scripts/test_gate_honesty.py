@@ -13,7 +13,7 @@ from tritonguard.request import Mode
 
 from benchmarks.recalibrations import Remembered
 from build_scripts import parity_corpus
-from build_scripts.compile import compile_bundle
+from build_scripts.openvino.compile import compile_bundle
 from build_scripts.parity import compare
 from build_scripts.parity_corpus import Row, read_corpus
 from build_scripts.parity_gate import Profile

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from parity_stand_ins import row
-from tiny_checkpoint import tiny_config, write_checkpoint
+from tiny_checkpoint import write_checkpoint_with_tokenizer
 from tritonguard.errors import Unavailable
 from tritonguard.policy import Policy
 from tritonguard.request import GuardRequest
@@ -21,7 +21,7 @@ from tritonguard.testing import fake_guard, indeterminate, judged
 from tritonguard.verdict import Verdict
 
 from build_scripts import parity
-from build_scripts.compile import compile_bundle
+from build_scripts.openvino.compile import compile_bundle
 from build_scripts.parity import REFUSED, USAGE, compare
 from build_scripts.parity_corpus import Row, read_corpus
 from build_scripts.parity_gate import Limit, Profile
@@ -52,14 +52,6 @@ WRITTEN = {"format", "kind", "tritonguard", "inputs", "revision", "files"}
 """Of a manifest: what `write_manifest` writes by itself."""
 
 
-def tiny(folder: Path, base: Path) -> Path:
-    """A random checkpoint of two small layers that reads the real tokenizer and template."""
-    write_checkpoint(folder, tiny_config(vocab_size=262_144))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(base / name, folder / name)
-    return folder
-
-
 def bundle(checkpoint: Path, out: Path) -> Path:
     write_manifest(checkpoint, kind="checkpoint", inputs={}, vision="untrained")
     return compile_bundle(checkpoint, out, precision="f32")
@@ -68,7 +60,7 @@ def bundle(checkpoint: Path, out: Path) -> Path:
 @pytest.fixture(scope="module")
 def built(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parity")
-    return bundle(tiny(folder / "checkpoint", base_folder), folder / "bundle")
+    return bundle(write_checkpoint_with_tokenizer(folder / "checkpoint", base_folder), folder / "bundle")
 
 
 @pytest.fixture(scope="module")

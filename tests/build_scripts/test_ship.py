@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_checkpoint import tiny_config, write_checkpoint
+from tiny_checkpoint import write_checkpoint_with_tokenizer
 
-from build_scripts import compile as compile_script
-from build_scripts import parity_corpus, parity_sides, quantize
+from build_scripts import parity_corpus, parity_sides
 from build_scripts import ship as script
+from build_scripts.openvino import compile as compile_script
+from build_scripts.openvino import quantize as quantize_script
+from build_scripts.openvino.pass_times import Form
 from build_scripts.parity_gate import Limit, Profile
 from build_scripts.parity_sides import BundleSide
-from build_scripts.pass_times import Form
 from build_scripts.ship import INT8, main, ship
 from engines.bundle import Bundle
 from engines.checkpoint import TEXT_PREFIX, Checkpoint, rewrite_tensors
@@ -41,9 +42,7 @@ SMOKE = Profile("smoke", 4, 4, {"all": (Limit("flip_share", most=0.25), Limit("d
 @pytest.fixture(scope="module")
 def source(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint of two small layers that reads the real tokenizer and template."""
-    folder = write_checkpoint(tmp_path_factory.mktemp("ship") / "checkpoint", tiny_config(vocab_size=262_144))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(base_folder / name, folder / name)
+    folder = write_checkpoint_with_tokenizer(tmp_path_factory.mktemp("ship") / "checkpoint", base_folder)
     write_manifest(folder, kind="checkpoint", inputs={}, vision="untrained")
     return folder
 
@@ -116,7 +115,7 @@ def test_the_fastest_form_that_passes_is_served_with_what_was_measured(
 def test_a_form_that_the_gate_refuses_is_not_served_and_that_is_said(
     source: Path, forms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize, "int8_matrix", mixed_up)
+    monkeypatch.setattr(quantize_script, "int8_matrix", mixed_up)
     forms = tmp_path / "forms"
     assert main(["--checkpoint", str(source), "--forms", str(forms), "--out", str(tmp_path / "out")]) == 0
     bundle = Bundle.open(tmp_path / "out")

@@ -21,7 +21,9 @@ def logprobs(*p_unsafe: float) -> Array:
     return np.array([[math.log1p(-p), math.log(p)] for p in p_unsafe], np.float32)
 
 
-def read(text: str, *p_unsafe: float, mode: Mode = Mode.VERDICT, truncated: bool = False) -> Label:
+def read(
+    text: str, *p_unsafe: float, mode: Mode = Mode.VERDICT, truncated: bool = False, bounded: bool = False
+) -> Label:
     return read_answer(
         logprobs(*p_unsafe),
         text,
@@ -30,6 +32,7 @@ def read(text: str, *p_unsafe: float, mode: Mode = Mode.VERDICT, truncated: bool
         names=("Violence", "Malware"),
         reasoning_source="synthetic",
         truncated=truncated,
+        bounded=bounded,
     )
 
 
@@ -76,6 +79,22 @@ def test_reasoning_is_kept_with_its_source_and_marked_when_it_contradicts_its_ve
     assert label.reasoning_truncated
     agreeing = read("<think>\nThe user input is safe.\n</think>User Safety: safe", 0.1, mode=Mode.THINK)
     assert not agreeing.reasoning_contradicts
+
+
+def test_a_bound_is_called_one_on_both_ends_of_the_wire_and_by_the_joined_label() -> None:
+    label, exact = read("User Safety: unsafe", 0.9, bounded=True), read("User Safety: safe", 0.1)
+    assert (label.probability_bounded, exact.probability_bounded) == (True, False)
+    record = Record(contract_version=1, request_id="r", policy_name="p", policy_sha256="0" * 64)
+    tensors = to_tensors(Verdict(label, decide_parts([Judged("custom", Policy(), label)]), record))
+    assert verdict_from_tensors(tensors).label.probability_bounded
+    parts = [Judged(name, Policy(), each) for name, each in (("custom", exact), ("floor", label))]
+    assert join(parts).probability_bounded
+
+
+def test_nothing_is_called_a_bound_where_there_is_no_probability() -> None:
+    garbage = read("User Safety: maybe", 0.9, bounded=True)
+    assert garbage.is_indeterminate
+    assert not garbage.probability_bounded
 
 
 probabilities = st.one_of(st.none(), st.floats(0.0, 1.0, width=32))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from build_scripts.compile import compile_bundle
 from build_scripts.merge_lora import merge
+from build_scripts.openvino.compile import compile_bundle
 from engines.checkpoint import TensorFile, write_tensors
 from engines.manifest import read_manifest, write_manifest
 from serving.demo import ASKED

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -57,6 +58,22 @@ def test_every_model_answers_within_one_metrics_page(server: TritonServer, guard
     for model in ("guard", "preprocess", "decode", "verdict"):
         (count,) = re.findall(rf'^nv_inference_request_success{{model="{model}",version="1"}} (\d+)', text, re.M)
         assert int(count) > 0
+
+
+def test_the_engines_own_numbers_are_metrics(server: TritonServer, guard: Guard) -> None:
+    def answered() -> int:
+        with urllib.request.urlopen(f"http://{server.endpoints.metrics}/metrics") as page:
+            text = page.read().decode()
+        assert re.search(r"^tritonguard_waiting 0$", text, re.M) is not None
+        (count,) = re.findall(r'^tritonguard_answers_total{result="ok"} (\d+)', text, re.M)
+        return int(count)
+
+    guard.check(CANARY[0].prompt)
+    before, until = answered(), time.monotonic() + END_S
+    guard.check(CANARY[0].prompt)
+    while answered() <= before:
+        assert time.monotonic() < until
+        time.sleep(0.2)
 
 
 def test_no_text_of_a_user_is_in_the_servers_log(guard: Guard, url: str, server_log: Path) -> None:

@@ -9,7 +9,7 @@ import yaml
 from tiny_checkpoint import tiny_config, write_checkpoint
 from tritonguard.errors import BundleError
 
-from build_scripts.compile import compile_bundle
+from build_scripts.openvino.compile import compile_bundle
 from engines.bundle import Bundle, open_engine
 from engines.local import runtime
 from engines.local.engine_config import ENGINE_CONFIG, EngineConfig

@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_stand_in import StandIn
 from tritonguard.errors import DeadlineExceeded, GuardError, InternalError, Overloaded, Unavailable
 
 from engines.program import FreeText, Program
-from engines.protocol import Answer, Capabilities, Job
+from engines.protocol import Answer, Job
 from engines.scheduler import NEVER_NS, Results, Scheduler
 
 WAIT_S = 10.0
 QUICK, SLOW = Program(()), Program((FreeText(8, (1,), 2),))
 
 
-class Gated:
+class Gated(StandIn):
     """An engine that holds every call until it is let go, and remembers which jobs came in it."""
 
-    capabilities = Capabilities(frozenset(), 1, "none", 64)
-
-    def __init__(self) -> None:
+    def __init__(self, lanes: int = 1) -> None:
+        self.lanes = lanes
         self.calls: list[list[int]] = []
         self.began, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.failure: BaseException | None = None
@@ -58,8 +58,8 @@ class Answered:
 
 
 @contextmanager
-def scheduling(**limits: Any) -> Iterator[tuple[Scheduler, Gated]]:
-    engine = Gated()
+def scheduling(*, lanes: int = 1, **limits: Any) -> Iterator[tuple[Scheduler, Gated]]:
+    engine = Gated(lanes)
     scheduler = Scheduler(engine, **limits)
     try:
         yield scheduler, engine
@@ -151,7 +151,7 @@ def test_a_full_queue_refuses_the_next_and_keeps_the_others() -> None:
         waiting = [ask(scheduler, job(n)) for n in (1, 2)]
         refused = ask(scheduler, job(3))
         assert isinstance(refused.one, Overloaded)
-        assert scheduler.waiting == 2
+        assert scheduler.statistics()["waiting"] == 2
         engine.go.release(2)
         assert all(isinstance(each.one, Answer) for each in waiting)
 
@@ -279,9 +279,7 @@ def test_closing_finishes_what_is_here_and_refuses_what_comes() -> None:
 
 
 def test_many_threads_get_one_answer_each() -> None:
-    class Instant:
-        capabilities = Gated.capabilities
-
+    class Instant(StandIn):
         def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]:
             return [Answer(np.zeros((1, 2), np.float32), (int(job.ids[0]),), 0) for job in jobs]
 
@@ -302,3 +300,47 @@ def test_many_threads_get_one_answer_each() -> None:
     for n, answered in asked.items():
         result = answered.one
         assert isinstance(result, (DeadlineExceeded, Overloaded)) or (isinstance(result, Answer) and result.ids == (n,))
+
+
+def test_an_engine_with_lanes_has_as_many_calls_at_once_each_of_one_request() -> None:
+    with scheduling(lanes=3) as (scheduler, engine):
+        asked = [ask(scheduler, job(n)) for n in range(5)]
+        for _ in range(3):
+            assert engine.began.acquire(timeout=WAIT_S)
+        assert scheduler.statistics() == {"waiting": 2, "running": 3}
+        engine.go.release(5)
+        assert all(isinstance(each.one, Answer) for each in asked)
+        assert sorted(engine.calls) == [[0], [1], [2], [3], [4]]
+
+
+def test_thinking_leaves_half_of_the_lanes_to_the_quick() -> None:
+    with scheduling(lanes=2) as (scheduler, engine):
+        slow = [ask(scheduler, job(n, program=SLOW)) for n in range(3)]
+        assert engine.began.acquire(timeout=WAIT_S)
+        quick = ask(scheduler, job(9))
+        assert engine.began.acquire(timeout=WAIT_S)
+        assert engine.calls == [[0], [9]]
+        engine.go.release(4)
+        assert all(isinstance(each.one, Answer) for each in (*slow, quick))
+
+
+def test_the_time_shown_is_that_of_the_lane_which_is_free_first() -> None:
+    shown: list[int] = []
+    with scheduling(lanes=2, show=shown.append) as (scheduler, engine):
+        first = ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        assert shown[-1] == 0, "the other lane is idle"
+        second = ask(scheduler, job(1))
+        assert engine.began.acquire(timeout=WAIT_S)
+        assert shown[-1] > 0
+        engine.go.release(2)
+        assert isinstance(first.one, Answer)
+        assert isinstance(second.one, Answer)
+
+
+def test_answers_are_counted_by_what_they_were() -> None:
+    with scheduling() as (scheduler, engine):
+        engine.go.release()
+        assert isinstance(ask(scheduler, job(0)).one, Answer)
+        assert isinstance(ask(scheduler, job(1, seconds=0.0)).one, GuardError)
+        assert scheduler.answers() == {"ok": 1, "deadline_exceeded": 1}

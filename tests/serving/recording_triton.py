@@ -86,9 +86,53 @@ class _Logger:
             raise RuntimeError("no log")
         self.lines.append(line)
 
+    def log_warn(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@dataclass
+class Metric:
+    labels: Mapping[str, str]
+    value: float = 0
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+    def increment(self, by: float) -> None:
+        if by < 0:
+            raise ValueError("a counter does not go back")
+        self.value += by
+
+
+@dataclass
+class Family:
+    name: str
+    kind: str
+    metrics: list[Metric] = field(default_factory=list)
+
+    def Metric(self, labels: Mapping[str, str]) -> Metric:
+        self.metrics.append(Metric(labels))
+        return self.metrics[-1]
+
+
+class _MetricFamily:
+    """Called like the class of that name: one family for a name, as in Triton. refused: no metrics are served."""
+
+    GAUGE, COUNTER = "gauge", "counter"
+
+    def __init__(self) -> None:
+        self.made: list[Family] = []
+        self.refused = False
+
+    def __call__(self, *, name: str, description: str, kind: str) -> Family:
+        if self.refused or not description or name in {family.name for family in self.made}:
+            raise RuntimeError("no such family can be made")
+        self.made.append(Family(name, kind))
+        return self.made[-1]
+
 
 class RecordingTriton:
-    """Handed to the adapter as `pb_utils`. `logged`: lines of its error log."""
+    """Handed to the adapter as `pb_utils`. `logged`: lines of its log. `families`: of metrics, as made."""
 
     Tensor = Tensor
     TritonError = TritonError
@@ -97,6 +141,11 @@ class RecordingTriton:
 
     def __init__(self) -> None:
         self.Logger = _Logger()
+        self.MetricFamily = _MetricFamily()
+
+    @property
+    def families(self) -> list[Family]:
+        return self.MetricFamily.made
 
     @property
     def logged(self) -> list[str]:

@@ -14,6 +14,7 @@ from engines.scheduler import MOST_WAITING, Scheduler
 from engines.stage import DecodeStage, Done, Result, Tensors
 from preprocessing.answer_text import AnswerText
 from serving.adapter import Adapter, bundle_folder, most_waiting
+from serving.metrics import Metrics
 from serving.occupancy import Occupancy
 
 
@@ -21,9 +22,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         bundle = Bundle.open(bundle_folder())
         self._text = text = AnswerText(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
+        occupancy, length = Occupancy.of_server(), most_waiting(MOST_WAITING)
+        scheduler = Scheduler(open_engine(bundle), most_waiting=length, show=occupancy.show)
         self._stage = DecodeStage(
             bundle,
-            Scheduler(open_engine(bundle), most_waiting=most_waiting(MOST_WAITING), show=Occupancy.of_server().show),
+            scheduler,
             encode=text.encode,
             decode=text.decode,
             end=text.end,
@@ -35,6 +38,7 @@ class TritonPythonModel:
         result = self._stage.run(text.warm_up(deadline_s=MAX_DEADLINE_S))
         if isinstance(result, GuardError):
             raise result
+        self._metrics = Metrics(pb_utils, gauges=scheduler.statistics, answers=scheduler.answers)
 
     def execute(self, requests: list[Any]) -> None:
         # Nothing is answered here: the engine has its own queue, and each response is sent when it is ready.
@@ -50,3 +54,4 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._stage.close()
+        self._metrics.close()

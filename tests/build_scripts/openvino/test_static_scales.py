@@ -16,8 +16,8 @@ from openvino import Type
 from tiny_checkpoint import projections, tiny_config, write_checkpoint
 from tritonguard.errors import BundleError
 
-from build_scripts import quantize_static
-from build_scripts.quantize_static import Inputs, smooth_quantized
+from build_scripts.openvino import static_scales
+from build_scripts.openvino.static_scales import Inputs, smooth_quantized
 from engines.checkpoint import Checkpoint, TextConfig
 from engines.local.context import Context
 from engines.local.forward_openvino import INPUTS, OUTPUTS, build_graph
@@ -241,5 +241,5 @@ def test_without_nncf_it_says_what_to_install(tiny: Tiny, monkeypatch: pytest.Mo
 
 def test_telemetry_is_hidden_from_nncf_and_put_back() -> None:
     before = sys.modules.get("openvino_telemetry", "absent")
-    quantize_static._nncf()
+    static_scales._nncf()
     assert sys.modules.get("openvino_telemetry", "absent") is before

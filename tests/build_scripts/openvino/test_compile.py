@@ -23,12 +23,11 @@ from tiny_checkpoint import (
 )
 from tritonguard.errors import BundleError
 
-from build_scripts import compile as compile_script
-from build_scripts import embedded_vision
-from build_scripts.compile import compile_bundle
+from build_scripts import embedded_vision, sources
 from build_scripts.merge_lora import merge
-from build_scripts.quantize import quantize
-from build_scripts.quantize_profiles import PROFILES
+from build_scripts.openvino.compile import compile_bundle
+from build_scripts.openvino.profiles import PROFILES
+from build_scripts.openvino.quantize import quantize
 from engines.bundle import Bundle
 from engines.checkpoint import PROJECTOR_PREFIX, Checkpoint, FloatArray, write_tensors
 from engines.local import runtime
@@ -199,7 +198,7 @@ def test_a_changed_graph_builder_or_vision_state_makes_a_bundle_stale(
     for changed in (*graph, *answers):
         before = read_manifest(bundle)["inputs"]
         with monkeypatch.context() as patch:
-            patch.setattr(compile_script, "sha256_file", lambda path, name=changed: f"{path.stem == name}")
+            patch.setattr(sources, "sha256_file", lambda path, name=changed: f"{path.stem == name}")
             compile_bundle(source, bundle, precision="f32")
         assert read_manifest(bundle)["inputs"] != before, changed
 

@@ -11,9 +11,9 @@ import pytest
 from tiny_checkpoint import tiny_config, write_checkpoint
 from tritonguard.errors import BundleError
 
-from build_scripts import pass_times as script
-from build_scripts.compile import compile_bundle
-from build_scripts.pass_times import PREFIX, SUFFIX, Form, pass_times
+from build_scripts.openvino import pass_times as script
+from build_scripts.openvino.compile import compile_bundle
+from build_scripts.openvino.pass_times import PREFIX, SUFFIX, Form, pass_times
 from engines.local.engine_config import EngineConfig
 from engines.manifest import write_manifest
 

@@ -29,6 +29,11 @@ class Form:
     folder: Path
     how: EngineConfig
 
+    @classmethod
+    def of(cls, bundle: Path) -> Form:
+        """Run as the bundle says. Raises BundleError where that can't be read."""
+        return cls(bundle, EngineConfig.read(bundle))
+
 
 def pass_times(forms: Mapping[str, Form], *, batches: Sequence[int], rounds: int = 3) -> dict[str, dict[int, float]]:
     """{form: {batch: median milliseconds}} of one pass over `batch` short requests behind a cached prefix.

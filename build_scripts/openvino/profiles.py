@@ -21,7 +21,7 @@ DYNAMIC_GROUP = 64
 @dataclass(frozen=True)
 class Profile:
     """weights: of the linear layers. rounding: of int8 weights: to the nearest, or so that products of the inputs that
-    calibration saw stay near (`quantize_rounding`). activations: their inputs: float, quantized in each pass, or with
+    calibration saw stay near (`rounding`). activations: their inputs: float, quantized in each pass, or with
     scales that calibration fixed (then the products of attention are int8 too, unless attention_in_float).
     float_layers: name patterns of layers that are left as stored. alpha: how far SmoothQuant moves outliers from
     inputs to weights (arXiv 2211.10438, formula 4). arithmetic: None: what is fastest where it is compiled.

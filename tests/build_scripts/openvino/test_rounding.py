@@ -9,7 +9,7 @@ import pytest
 from tiny_checkpoint import projections, tiny_config, write_checkpoint
 from tritonguard.errors import BundleError
 
-from build_scripts.quantize_rounding import rounded, second_moments
+from build_scripts.openvino.rounding import rounded, second_moments
 from engines.checkpoint import Checkpoint, FloatArray
 from engines.local.context import Context
 from engines.local.forward_openvino import build_graph

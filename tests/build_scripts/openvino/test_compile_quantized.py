@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tiny_checkpoint import tiny_config, write_checkpoint
 from tiny_engine import PAIR, job
-from tritonguard.errors import BundleError
 
-from build_scripts import compile as script
-from build_scripts.compile import compile_bundle, main
-from build_scripts.quantize import quantize
-from build_scripts.quantize_profiles import PROFILES
+from build_scripts.openvino import compile as script
+from build_scripts.openvino.compile import compile_bundle
+from build_scripts.openvino.profiles import PROFILES
+from build_scripts.openvino.quantize import quantize
 from engines.bundle import Bundle, open_engine
 from engines.checkpoint import FloatArray
 from engines.local.engine_config import EngineConfig
@@ -83,41 +80,6 @@ def test_what_calibrated_a_form_is_in_the_bundle(source: Path, int8: Path, tmp_p
     write_manifest(form, kind=manifest["kind"], inputs=inputs, engine=manifest["engine"])
     bundle = compile_bundle(source, tmp_path / "b", quantized=form, precision="f32")
     assert read_manifest(bundle)["calibration"] == {"file": "c.jsonl", "rows": 3}
-
-
-def change(folder: Path) -> None:
-    content = bytearray((folder / "graph.bin").read_bytes())
-    content[0] ^= 1
-    (folder / "graph.bin").write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (change, "not the file that was built"),
-        (lambda folder: (folder / "graph.bin").unlink(), "missing"),
-        (lambda folder: (folder / NAME).unlink(), "no readable"),
-        (lambda folder: write_manifest(folder, kind="checkpoint", inputs={}), "is a checkpoint, no quantized graph"),
-    ],
-)
-def test_a_form_that_is_not_whole_is_refused(
-    source: Path, int8: Path, tmp_path: Path, damage: Callable[[Path], Any], message: str
-) -> None:
-    form = shutil.copytree(int8, tmp_path / "form")
-    damage(form)
-    with pytest.raises(BundleError, match=message):
-        compile_bundle(source, tmp_path / "b", quantized=form, precision="f32")
-    assert not (tmp_path / "b").exists()
-
-
-def test_a_form_of_another_checkpoint_is_refused_by_the_command(
-    int8: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = checkpoint(tmp_path / "other", seed=1)
-    code = main(["--checkpoint", str(other), "--quantized", str(int8), "--out", str(tmp_path / "b")])
-    assert code == 2
-    assert "compile: int8 was quantized from another checkpoint" in capsys.readouterr().err
-    assert not (tmp_path / "b").exists()
 
 
 def test_on_another_cpu_or_of_another_form_a_bundle_is_compiled_again(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -14,10 +11,11 @@ import pytest
 from tiny_checkpoint import projections, tiny_config, write_checkpoint
 from tritonguard.errors import BundleError
 
-from build_scripts import quantize as script
+from build_scripts import sources
 from build_scripts.calibration import CalibrationSet
-from build_scripts.quantize import main, quantize
-from build_scripts.quantize_profiles import KIND, PROFILES, Profile
+from build_scripts.openvino import quantize as script
+from build_scripts.openvino.profiles import KIND, PROFILES, Profile
+from build_scripts.openvino.quantize import main, quantize
 from engines.checkpoint import Checkpoint
 from engines.local.context import Context
 from engines.local.head_openvino import _embedding
@@ -27,7 +25,6 @@ from engines.manifest import NAME, read_manifest, verify_files, write_manifest
 
 LAYERS = set(projections(tiny_config()))
 INT8, GPTQ = PROFILES["int8-dynamic"], PROFILES["int8-dynamic-gptq"]
-WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture
@@ -120,54 +117,18 @@ def test_a_folder_is_kept_while_it_is_what_is_asked_for(
     assert forced != first
     other = written_at(quantize(checkpoint, out, replace(INT8, dynamic_group=32)))
     assert other != forced
-    monkeypatch.setattr(script, "sha256_file", lambda path: f"changed {path.name}")
+    monkeypatch.setattr(sources, "sha256_file", lambda path: f"changed {path.name}")
     assert written_at(quantize(checkpoint, out, replace(INT8, dynamic_group=32))) != other
 
 
-def truncated(folder: Path) -> None:
-    os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size - 2)
-
-
-def without_a_layer(folder: Path) -> None:
-    content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content.replace(b"layers.1.mlp.up_proj", b"layers.9.mlp.up_proj"))
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        truncated,
-        without_a_layer,
-        lambda folder: (folder / WEIGHTS).unlink(),
-        lambda folder: (folder / NAME).unlink(),
-        lambda folder: (folder / "config.json").write_text("{"),
-    ],
-    ids=["truncated", "without a layer", "without weights", "without a manifest", "with half a config.json"],
-)
-def test_a_damaged_checkpoint_is_refused_and_what_was_there_stays(
-    checkpoint: Path, tmp_path: Path, damage: Callable[[Path], Any]
-) -> None:
-    out = quantize(checkpoint, tmp_path / "out", INT8)
-    before = read_manifest(out)
-    damage(checkpoint)
-    for folder in (out, tmp_path / "new"):
-        with pytest.raises(BundleError):
-            quantize(checkpoint, folder, INT8, force=True)
-    assert read_manifest(out) == before
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "out"}
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_interrupted_it_leaves_no_folder(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    def half(graph: ov.Model, path: Path, **options: Any) -> None:
-        path.write_text("<net")
-        raise error
-
-    monkeypatch.setattr(ov, "save_model", half)
-    with pytest.raises(type(error)):
-        quantize(checkpoint, tmp_path / "out", INT8)
+def test_a_pattern_that_matches_no_layer_is_refused_and_the_names_are_said(checkpoint: Path, tmp_path: Path) -> None:
+    kinds = sorted({name.split(".", 2)[2] for name in LAYERS})
+    for patterns in (("*.mlp.down",), ("*.down_proj", "layers.2.*"), ("embed_tokens",), ("",)):
+        with pytest.raises(BundleError) as raised:
+            quantize(checkpoint, tmp_path / "out", replace(INT8, float_layers=patterns))
+        assert str(raised.value) == (
+            f"no layer is called {patterns[-1]}: they are called layers.N. and one of {', '.join(kinds)}"
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
@@ -185,9 +146,6 @@ def test_the_command_says_on_stderr_what_is_wrong(
     out = tmp_path / "out"
     assert main(["--profile", "int8-weight-only", "--checkpoint", str(tmp_path / "none"), "--out", str(out)]) == 2
     assert "quantize: none has no readable manifest.json" in capsys.readouterr().err
-    truncated(checkpoint)
-    assert main(["--profile", "int8-weight-only", "--checkpoint", str(checkpoint), "--out", str(out)]) == 2
-    assert f"{WEIGHTS} is not the file that was built" in capsys.readouterr().err
     assert not out.exists()
 
 

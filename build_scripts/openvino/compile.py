@@ -1,0 +1,213 @@
+"""Compile a checkpoint into a bundle for OpenVINO: the graphs, and everything else that a server needs to judge.
+
+    python -m build_scripts.compile --checkpoint build/merged --out build/bundle
+    python -m build_scripts.compile --quantized build/quantized/int8-dynamic --out build/int8-dynamic
+
+The graphs (text, vision tower where there is one, head) are built from the checkpoint with OpenVINO's own ops
+(no torch); a quantized text graph is taken as `quantize` made it. The arithmetic of what is not int8 is picked by a
+short measurement on this machine: bfloat16 where the CPU multiplies it faster, float32 elsewhere. The bundle is for
+this kind of machine: a CPU without that arithmetic refuses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from tritonguard.errors import BundleError
+from tritonguard.taxonomy import TAXONOMY_VERSION
+
+from build_scripts import answers
+from build_scripts.exit_status import exit_status
+from build_scripts.folders import finished_folder, link_or_copy, plain_file_errors, remove_partial
+from build_scripts.openvino.pass_times import Form, pass_times
+from build_scripts.openvino.quantized import FILES, QuantizedGraph
+from build_scripts.progress import Steps
+from build_scripts.sources import source_hashes
+from engines import program
+from engines.bundle import OPENVINO
+from engines.checkpoint import Checkpoint
+from engines.local import forward_openvino, graph_nodes, head_openvino, runtime, vision_openvino
+from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS
+from engines.local.engine_config import PRECISIONS, EngineConfig
+from engines.local.runtime import GRAPH, VISION_GRAPH, cpu_name, native_precisions, save_compiled
+from engines.manifest import is_current, read_manifest, verify_files, write_manifest
+from engines.vision_config import VisionConfig
+from preprocessing import answer_text, prompt, stage
+
+COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+PREPROCESSOR = "preprocessor_config.json"
+PROCESSOR = "processor_config.json"
+GRAPH_SOURCES = (forward_openvino, graph_nodes, head_openvino, vision_openvino, runtime)
+ANSWERS_SOURCES = (answers, answer_text, program, prompt, stage)
+VISION_STATES = ("none", "untrained", "trained")
+NOTICES = "notices"
+MAX_TOKENS = 4096  # as NVIDIA's examples serve the model (--max-model-len 4096)
+
+
+@plain_file_errors()
+def compile_bundle(
+    checkpoint: Path,
+    out: Path,
+    *,
+    quantized: Path | None = None,
+    precision: str | None = None,
+    max_tokens: int = MAX_TOKENS,
+    force: bool = False,
+) -> Path:
+    """Write the bundle to `out` (kept if its manifest still matches).
+
+    quantized: the folder of the text graph that `quantize` made of this checkpoint; None: the checkpoint's as it is.
+    precision: one of PRECISIONS, of the arithmetic; None: the quantized form's, or else measured. Raises BundleError,
+    and leaves `out` as it was: no checkpoint, files missing or changed in it, a text graph that is not whole, of
+    another checkpoint or made by other code, or a file that can't be read or written.
+    """
+    manifest = read_manifest(checkpoint)
+    form = None
+    if quantized is not None:
+        form = QuantizedGraph.open(quantized, checkpoint_revision=manifest["revision"])
+    precision = precision or (form and form.arithmetic)
+    inputs = {
+        "checkpoint_revision": manifest["revision"],
+        "reasoning_source": manifest.get("reasoning_source"),
+        "vision": manifest.get("vision"),  # the revision covers files, not what the manifest says of them
+        "quantized_revision": form and form.revision,
+        "precision": precision,
+        "max_tokens": max_tokens,
+        "cpu": cpu_name(),
+        "openvino": ov.__version__,
+        "graph_source_sha256": source_hashes(GRAPH_SOURCES),
+        "answers_source_sha256": source_hashes(ANSWERS_SOURCES),
+    }
+    if not force and is_current(out, inputs):
+        print(f"bundle: {out} is current")
+        remove_partial(out)
+        return out
+    verify_files(checkpoint, manifest)
+    steps = Steps("bundle", total=4)
+    with finished_folder(out) as folder:
+        steps.next("building the graphs")
+        opened = Checkpoint.open(checkpoint)
+        vision = vision_state(opened, manifest)
+        copied = [*COPIED]
+        if form is None:
+            save_graph(forward_openvino.build_graph(opened), folder / GRAPH)
+        else:
+            for name in FILES:
+                link_or_copy(form.folder / name, folder / name)
+        save_graph(head_openvino.build_head_graph(opened), folder / head_openvino.HEAD_GRAPH)
+        if opened.vision_config is not None:
+            check_preprocessor(checkpoint, opened.vision_config)
+            save_graph(vision_openvino.build_vision_graph(opened), folder / VISION_GRAPH)
+            copied += [name for name in (PREPROCESSOR, PROCESSOR) if (checkpoint / name).is_file()]
+        for name in copied:
+            if not (checkpoint / name).is_file():
+                raise BundleError(f"{checkpoint.name} has no {name}")
+            shutil.copyfile(checkpoint / name, folder / name)
+        if (checkpoint / NOTICES).is_dir():
+            shutil.copytree(checkpoint / NOTICES, folder / NOTICES)
+        answers.write_answers(folder, max_tokens=max_tokens)
+        steps.next("measuring precisions on this machine" if precision is None else f"precision {precision}")
+        group_size = form.group_size if form else 0
+        measured = {} if precision else measure_precisions(folder, group_size=group_size)
+        chosen = precision or min(measured, key=lambda name: measured[name])
+        if measured:
+            print("  " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in measured.items()) + f": {chosen}")
+        EngineConfig(chosen, group_size).write(folder)
+        save_compiled(folder / GRAPH, precision=chosen, group_size=group_size)
+        steps.next("hashing")
+        write_manifest(
+            folder,
+            kind="bundle",
+            inputs=inputs,
+            target=OPENVINO,
+            precision=(form and form.precision) or chosen,
+            arithmetic=chosen,
+            hardware={"cpu": cpu_name(), "multiplies": list(native_precisions())},
+            calibration=form and form.calibration,
+            parity=None,
+            taxonomy=TAXONOMY_VERSION,
+            reasoning_source=manifest.get("reasoning_source", "model"),
+            measured_ms={name: round(ms, 1) for name, ms in measured.items()},
+            capabilities={
+                "segments": sorted(SERVED_SEGMENTS),
+                "choices": SERVED_CHOICES,
+                "vision": vision,
+                "max_tokens": max_tokens,
+            },
+        )
+        steps.next(f"done: {out}")
+    return out
+
+
+def save_graph(graph: ov.Model, path: Path) -> None:
+    """Raises BundleError where it can't be written."""
+    try:
+        ov.save_model(graph, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        # All that OpenVINO says is "iostream error".
+        raise BundleError(f"writing failed, is the disk full?: {path}") from error
+
+
+def vision_state(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> str:
+    """One of VISION_STATES: "none" without a tower, else what the checkpoint's manifest says, "trained" if nothing.
+
+    Raises BundleError when the manifest says something else, or "none" of a tower that is there.
+    """
+    if checkpoint.vision_config is None:
+        return "none"
+    state = str(manifest.get("vision", "trained"))
+    if state not in VISION_STATES[1:]:
+        raise BundleError(f"{checkpoint.folder.name}: its manifest calls the vision tower {state!r}")
+    return state
+
+
+def check_preprocessor(folder: Path, config: VisionConfig) -> None:
+    """Raises BundleError when preprocessor_config.json is missing, or asks for what the graph doesn't compute."""
+    try:
+        asked = json.loads((folder / PREPROCESSOR).read_text())
+        size = [asked["size"]["height"], asked["size"]["width"]]
+        scaled = [*asked["image_mean"], *asked["image_std"], asked["rescale_factor"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BundleError(f"{folder.name} has no readable {PREPROCESSOR}") from error
+    if size != [config.image_size] * 2 or not np.allclose(scaled, [*[0.5] * 6, 1 / 255], rtol=1e-6):
+        raise BundleError(f"{folder.name}: {PREPROCESSOR} does not fit the vision tower")
+
+
+def measure_precisions(folder: Path, *, group_size: int = 0) -> Mapping[str, float]:
+    """Median milliseconds of one short request's pass in each precision this CPU has, rounds interleaved."""
+    forms = {name: Form(folder, EngineConfig(name, group_size)) for name in native_precisions()}
+    return {name: found[1] for name, found in pass_times(forms, batches=(1,)).items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m build_scripts.compile --target openvino",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", type=Path, default=Path("build/merged"), help="merged checkpoint")
+    parser.add_argument("--quantized", type=Path, help="folder of its text graph in another form, by `quantize`")
+    parser.add_argument("--out", type=Path, default=Path("build/bundle"), help="bundle to write")
+    parser.add_argument("--precision", choices=PRECISIONS, help="skip the measurement")
+    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest prompt served (%(default)s)")
+    parser.add_argument("--force", action="store_true", help="build again even if the bundle is current")
+    args = parser.parse_args(argv)
+
+    def build() -> None:
+        compile_bundle(
+            args.checkpoint,
+            args.out,
+            quantized=args.quantized,
+            precision=args.precision,
+            max_tokens=args.max_tokens,
+            force=args.force,
+        )
+
+    return exit_status("compile", build)
