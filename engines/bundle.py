@@ -2,13 +2,17 @@
 
 manifest.json        kind "bundle": target, precision, capabilities, hashes of everything below
 engine.yaml          how the engine runs it
-graph.xml, graph.bin  the text graph (target openvino); head.*: its vocabulary for free text; vision.*: the tower
-graph.*.blob         what OpenVINO made of the text graph for one kind of CPU (`engines/local/runtime.py`)
 answers.json         what a start needs of the tokenizer (`preprocessing/answer_text.py`)
-preprocessor_config.json, processor_config.json  how images become pixels, where there is a tower
 config.json          the checkpoint's own
+preprocessor_config.json, processor_config.json  how images become pixels, where there is a tower
 tokenizer.json, tokenizer_config.json, chat_template.jinja
 notices/             licence terms and statement of changes of the weights
+
+target openvino      graph.xml, graph.bin: the text model; head.*: its vocabulary for free text; vision.*: the tower;
+                     graph.*.blob: what OpenVINO made of it for one kind of CPU (`engines/local/runtime.py`)
+target tensorrt-llm  *.safetensors and their index: the quantized checkpoint; hf_quant_config.json,
+                     generation_config.json; jit/kernels.tar: kernels compiled for one kind of GPU
+                     (`engines/tensorrt_llm/jit_cache.py`)
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class Bundle:
 
     @property
     def precision(self) -> str:
-        """The profile of its numbers: "f32", "bf16", or one of `build_scripts/openvino/profiles.py`."""
+        """The form of its numbers: "f32", "bf16", or another of `build_scripts/<target>/profiles.py`."""
         return str(self.manifest["precision"])
 
     @property

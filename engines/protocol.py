@@ -87,6 +87,10 @@ class Engine(Protocol):
         """What the engine counts of itself, by name, for the server's metrics; may be empty."""
         ...
 
+    def health(self) -> bool:
+        """Whether it can still answer."""
+        ...
+
     def close(self) -> None:
         """Finish what runs and give the device back. A call of `run` after it is answered with Unavailable."""
         ...

@@ -14,4 +14,7 @@ class StandIn:
     def statistics(self) -> dict[str, float]:
         return {}
 
+    def health(self) -> bool:
+        return True
+
     def close(self) -> None: ...

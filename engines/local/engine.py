@@ -55,7 +55,7 @@ class _Run:
 
     @property
     def answer(self) -> Answer:
-        return Answer(np.stack(self.logprobs), self.said, self.reused, self.truncated, self.timings)
+        return Answer(np.stack(self.logprobs), self.said, self.reused, self.truncated, timings_ms=self.timings)
 
 
 class LocalEngine:
@@ -83,6 +83,9 @@ class LocalEngine:
 
     def statistics(self) -> dict[str, float]:
         return {"prefixes": float(len(self._prefixes))}
+
+    def health(self) -> bool:
+        return not self._closed
 
     def close(self) -> None:
         """Nothing runs once this returns; a call after it is answered with Unavailable."""

@@ -23,7 +23,7 @@ class TritonPythonModel:
         bundle = Bundle.open(bundle_folder())
         self._text = text = AnswerText(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
         occupancy, length = Occupancy.of_server(), most_waiting(MOST_WAITING)
-        scheduler = Scheduler(open_engine(bundle), most_waiting=length, show=occupancy.show)
+        self._scheduler = scheduler = Scheduler(open_engine(bundle), most_waiting=length, show=occupancy.show)
         self._stage = DecodeStage(
             bundle,
             scheduler,
@@ -39,6 +39,9 @@ class TritonPythonModel:
         if isinstance(result, GuardError):
             raise result
         self._metrics = Metrics(pb_utils, gauges=scheduler.statistics, answers=scheduler.answers)
+
+    def is_ready(self) -> bool:
+        return self._scheduler.engine.health()  # asked by Triton 26.03 and newer
 
     def execute(self, requests: list[Any]) -> None:
         # Nothing is answered here: the engine has its own queue, and each response is sent when it is ready.
