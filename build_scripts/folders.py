@@ -61,8 +61,7 @@ def plain_file_errors(writing: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = error.filename or writing
-        reason = error.strerror or type(error).__name__
+        reason, name = error.strerror or error, error.filename or writing
         raise BundleError(f"reading or writing failed: {reason}{f': {name}' if name else ''}") from error
 
 

@@ -84,7 +84,8 @@ MEANINGS: Mapping[str, str] = {
     "engine": "that ran it; null: not known",
     "precision": "it ran in; null: not known",
     "prompt_tokens": "of all rendered prompts",
-    "prefix_tokens": "of them, those whose keys and values were in the cache",
+    "prefix_tokens": "of them, those whose keys and values were in the cache of prefixes",
+    "cached": "the answer was kept from the same request before, as the policy's `cache` allows; no model ran",
     "timings_ms": "milliseconds by stage; the stages' names may change",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ _DTYPES: Mapping[str, Any] = {"BF16": np.uint16, "F32": np.float32, "F16": np.fl
 TEXT_PREFIX = "language_model.model."
 VISION_PREFIX = "vision_tower.vision_model."
 PROJECTOR_PREFIX = "multi_modal_projector."
+_AT_ONCE = 1 << 26  # bytes copied at a time
 
 
 def bfloat16_to_float32(bits: npt.NDArray[np.uint16]) -> FloatArray:
@@ -60,6 +62,10 @@ class TensorFile:
     @cached_property
     def _bytes(self) -> npt.NDArray[np.uint8]:
         return np.memmap(self.path, dtype=np.uint8, mode="r")
+
+    def release(self) -> None:
+        """Give back the memory of what was read: views stay valid, and are read from the file again."""
+        self._bytes._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def stored_order(self) -> list[str]:
         """Names in the order of their bytes in the file (the header's own order may differ)."""
@@ -253,4 +259,7 @@ def rewrite_tensors(source: TensorFile, path: Path, values: Iterable[npt.NDArray
             begin, end = source.header[name]["data_offsets"]
             if file.tell() != source.data_start + begin or value.nbytes != end - begin:
                 raise BundleError(f"{source.path.name}: {name} does not fit its place in the file")
-            file.write(np.ascontiguousarray(value).data)
+            data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+            for start in range(0, data.nbytes, _AT_ONCE):
+                file.write(data[start : start + _AT_ONCE].data)
+                source.release()  # a mapped file's pages count as this process's memory

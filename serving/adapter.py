@@ -42,6 +42,10 @@ set up in another way than by the launcher is not known here."""
 QUEUE_VARIABLE = "TRITONGUARD_QUEUE"
 """The most requests that may wait for the engine; empty or not set: the engine's own default."""
 
+CACHE_VARIABLE = "TRITONGUARD_CACHE_MB"
+"""Megabytes of answers that are kept for policies with a `cache`; `0`: none, whatever a policy says. Not set: 64."""
+
+DEFAULT_CACHE_MB = 64
 BUILT_IN_FLOOR = "built-in"
 
 Tensors = Mapping[str, Array]
@@ -95,9 +99,18 @@ def is_on(variable: str, *, unset: bool) -> bool:
 
 def most_waiting(default: int) -> int:
     """The length of the engine's queue. Raises ValueError for what is no whole number above 0."""
-    text = os.environ.get(QUEUE_VARIABLE) or str(default)
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"the environment variable {QUEUE_VARIABLE} is no whole number above 0")
+    return _whole_number(QUEUE_VARIABLE, default, least=1)
+
+
+def cache_mb() -> int:
+    """Megabytes for kept answers. Raises ValueError for what is no whole number."""
+    return _whole_number(CACHE_VARIABLE, DEFAULT_CACHE_MB, least=0)
+
+
+def _whole_number(variable: str, unset: int, *, least: int) -> int:
+    text = os.environ.get(variable) or str(unset)
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise ValueError(f"the environment variable {variable} is no whole number from {least} up")
     return int(text)
 
 

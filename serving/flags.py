@@ -28,14 +28,19 @@ class Ports:
     metrics: int
 
 
-def loopback(host: str) -> str:
-    """`host` as an IPv4 loopback address. Raises NotLoopback for everything that others could reach."""
+def listening(host: str, *, reachable: bool) -> str:
+    """`host` as an IPv4 address to listen on. Raises NotLoopback for what others could reach, and for no such address.
+
+    reachable: whether the server's release is one that others may reach.
+    """
     address = "127.0.0.1" if host == "localhost" else host
     try:
-        if ipaddress.IPv4Address(address).is_loopback:
-            return address
+        if reachable or ipaddress.IPv4Address(address).is_loopback:
+            return str(ipaddress.IPv4Address(address))
     except ValueError:
         pass
+    if reachable:
+        raise NotLoopback(f"{host} is refused: give an IPv4 address of this machine, or 0.0.0.0 for all of them")
     raise NotLoopback(
         f"{host} is refused: this Triton (2.51, release 24.10) has published holes that let anybody who can "
         "reach it run code without a password (fixed in 25.07 and later). It listens on 127.0.0.1 only; "
@@ -69,9 +74,16 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def flags(
-    repository: Path, backends: Path, *, host: str, ports: Ports, tls: TlsFiles | None, exit_timeout_s: int
+    repository: Path,
+    backends: Path,
+    *,
+    host: str,
+    ports: Ports,
+    tls: TlsFiles | None,
+    exit_timeout_s: int,
+    gpu_metrics: bool = False,
 ) -> list[str]:
-    """The arguments; other ones each time, see `_closed`."""
+    """The arguments; other ones each time, see `_closed`. gpu_metrics: the wheel's server has none to show."""
     return [
         f"--model-repository={repository.resolve()}",
         f"--backend-directory={backends}",
@@ -85,7 +97,7 @@ def flags(
         f"--metrics-address={host}",
         f"--metrics-port={ports.metrics}",
         *_closed(http=ports.http is not None),
-        "--allow-gpu-metrics=false",
+        f"--allow-gpu-metrics={str(gpu_metrics).lower()}",
         "--pinned-memory-pool-byte-size=0",
         f"--exit-timeout-secs={exit_timeout_s}",
     ]

@@ -1,8 +1,9 @@
-"""The Triton server inside the `nvidia-pytriton` wheel, and what it needs of this Python environment.
+"""The Triton server on this machine, and what it needs of this Python environment.
 
-The wheel holds the whole server. It lacks a ready backend folder (the stub of this Python's minor version
-has to be put beside the backend), and it finds a Python environment by two variables: `LD_LIBRARY_PATH` for
-libpython, and the first `python3` on `PATH` for the prefix. `PYTHONPATH` is ignored by the backend.
+In NVIDIA's images it is in /opt/tritonserver. Elsewhere it is the one inside the `nvidia-pytriton` wheel, which holds
+the whole server but no ready backend folder: the stub of this Python's minor version has to be put beside the backend.
+Both find a Python environment by two variables: `LD_LIBRARY_PATH` for libpython, and the first `python3` on `PATH` for
+the prefix. The wheel's ignores `PYTHONPATH`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes.util
 import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Mapping
@@ -19,6 +21,13 @@ from pathlib import Path
 
 from serving.adapter import BUNDLE_VARIABLE
 from serving.errors import LibPythonMissing, NumpyTooNew, PythonUnsupported, TritonMissing
+
+IMAGE = Path("/opt/tritonserver")
+RELEASE_VARIABLE = "NVIDIA_TRITON_SERVER_VERSION"
+"""The release of NVIDIA's image that this is, such as 26.07; the image sets it (build.py of the server)."""
+
+FIXED = (25, 7)
+"""The first release without the published holes (SECURITY.md)."""
 
 _BACKEND_FILES = ("libtriton_python.so", "triton_python_backend_utils.py")
 _STUB = "triton_python_backend_stub"
@@ -31,6 +40,7 @@ class Installation:
     server: the tritonserver binary. libraries: folder of the shared libraries it needs.
     backend: folder of the Python backend. stub: the binary that embeds this Python's minor version.
     libpython: folder of its shared library; None where the loader finds it by itself.
+    reachable: whether others than this machine may be let in, as it is a release without the published holes.
     """
 
     server: Path
@@ -38,11 +48,28 @@ class Installation:
     backend: Path
     stub: Path
     libpython: Path | None
+    reachable: bool = False
 
     @classmethod
     def find(cls) -> Installation:
-        """Raises TritonMissing, PythonUnsupported, LibPythonMissing or NumpyTooNew."""
+        """The image's, else the wheel's. Raises TritonMissing, PythonUnsupported, LibPythonMissing or NumpyTooNew."""
         refuse_numpy(importlib.metadata.version("numpy"))
+        return cls._of_image(IMAGE) if (IMAGE / "bin" / "tritonserver").exists() else cls._of_wheel()
+
+    @classmethod
+    def _of_image(cls, folder: Path) -> Installation:
+        backend, libraries = folder / "backends" / "python", folder / "lib"
+        return cls(
+            folder / "bin" / "tritonserver",
+            libraries,
+            backend,
+            backend / _STUB,
+            find_libpython(_minor(), also=libraries),
+            reachable=is_fixed(os.environ.get(RELEASE_VARIABLE, "")),
+        )
+
+    @classmethod
+    def _of_wheel(cls) -> Installation:
         package = importlib.util.find_spec("pytriton")
         if package is None or not package.submodule_search_locations:
             raise TritonMissing(
@@ -50,13 +77,10 @@ class Installation:
             )
         folder = Path(package.submodule_search_locations[0])
         triton = folder / "tritonserver"
-        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-        parts = {
-            "server": triton / "bin" / "tritonserver",
-            "libraries": folder.parent / "nvidia_pytriton.libs",
-            "backend": triton / "backends" / "python",
-        }
-        for part in (*parts.values(), *(parts["backend"] / name for name in _BACKEND_FILES)):
+        minor = _minor()
+        server, backend = triton / "bin" / "tritonserver", triton / "backends" / "python"
+        libraries = folder.parent / "nvidia_pytriton.libs"
+        for part in (server, libraries, backend, *(backend / name for name in _BACKEND_FILES)):
             if not part.exists():
                 raise TritonMissing(f"nvidia-pytriton is installed without {part.name}; 0.7.0 is the version to use")
         stub = triton / "python_backend_stubs" / minor / _STUB
@@ -64,7 +88,7 @@ class Installation:
             raise PythonUnsupported(
                 f"nvidia-pytriton has no backend for Python {minor}; use a Python that it knows, such as 3.11"
             )
-        return cls(**parts, stub=stub, libpython=find_libpython(minor, also=parts["libraries"]))
+        return cls(server, libraries, backend, stub, find_libpython(minor, also=libraries))
 
     def assemble(self, folder: Path) -> Path:
         """Build the backend folder under `folder` from links, and return it."""
@@ -85,6 +109,12 @@ class Installation:
             "PATH": _joined(programs, base.get("PATH", os.defpath)),
             BUNDLE_VARIABLE: str(bundle.resolve()),
         }
+
+
+def is_fixed(release: str) -> bool:
+    """Whether a release, such as "26.07", has no published holes; False for what can't be read."""
+    numbers = re.fullmatch(r"(\d{2})\.(\d{2})", release)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= FIXED
 
 
 def refuse_numpy(version: str) -> None:
@@ -112,6 +142,10 @@ def find_libpython(minor: str, *, also: Path) -> Path | None:
         f"{name} is not on this machine, and Triton's Python backend needs it; on Debian and Ubuntu: "
         f"`apt-get install libpython{minor}`; with pyenv: build Python with --enable-shared"
     )
+
+
+def _minor() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _joined(*paths: str | None) -> str:

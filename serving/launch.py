@@ -4,8 +4,8 @@
     with TritonServer(settings) as server, Guard(server.endpoints.grpc, tls=server.tls) as guard:
         ...
 
-For this machine only: the wheel's Triton (2.51) has published holes through which anybody who reaches it can
-run code, fixed in 25.07. What others shall reach runs on the production image.
+The wheel's Triton (2.51) is for this machine only: it has published holes through which anybody who reaches it can run
+code, fixed in 25.07. What others shall reach runs on the production image.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from types import TracebackType
 from tritonguard.grpc_transport import GrpcTransport
 from tritonguard.tls import Tls
 
-from serving.adapter import QUEUE_VARIABLE
+from serving.adapter import CACHE_VARIABLE, DEFAULT_CACHE_MB, QUEUE_VARIABLE
 from serving.errors import BundleMissing, RepositoryMissing
-from serving.flags import Ports, choose_ports, flags, loopback
+from serving.flags import Ports, choose_ports, flags, listening
 from serving.installation import Installation
 from serving.log_copy import LogTarget
 from serving.log_lines import LogFormat, LogRecord
@@ -48,9 +48,11 @@ class ServerSettings:
     """What to serve, and where.
 
     bundle: folder with a manifest.json; whether its files are whole is checked by the stages that load it.
-    model_repository: folder of the four models. host: an IPv4 loopback address or `localhost`.
+    model_repository: folder of the four models. host: an IPv4 address to listen on, or `localhost`; a loopback one
+    where the server's release has the published holes.
     http_port, grpc_port, metrics_port: 0 takes a free one. http: False leaves HTTP out (metrics stay).
     tls: of gRPC; None: plain. policies: the operator's switches. queue: most requests that wait for the engine.
+    cache_mb: megabytes of answers kept for policies that have it so; 0: none.
     log: file that the server's output is added to; None: standard error. log_format: of its lines.
     ready_timeout_s: seconds until every model must be loaded. exit_timeout_s: whole seconds that running
     requests get at the end.
@@ -68,13 +70,14 @@ class ServerSettings:
     log_format: LogFormat = "json"
     policies: PolicySwitches = field(default_factory=PolicySwitches)
     queue: int = DEFAULT_QUEUE
+    cache_mb: int = DEFAULT_CACHE_MB
     ready_timeout_s: float = 180.0
     exit_timeout_s: int = 10
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """host:port of each protocol, without a scheme. http: empty where it is not served."""
+    """host:port of each protocol for a caller on this machine, without a scheme. http: empty where it is not served."""
 
     http: str
     grpc: str
@@ -117,11 +120,11 @@ class TritonServer:
     def start(self) -> None:
         """Start and wait until every model is ready. Raises LaunchError."""
         settings = self.settings
-        host = loopback(settings.host)
+        installation = Installation.find()
+        host = listening(settings.host, reachable=installation.reachable)
         refuse_missing(settings)
         settings.policies.refuse_broken()
         self.tls = self._canary_tls()
-        installation = Installation.find()
         try:
             folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="tritonguard-"))
             backends = installation.assemble(Path(folder))
@@ -131,7 +134,11 @@ class TritonServer:
             target = self._target = LogTarget(settings.log, settings.log_format)
             self._resources.callback(target.close)
             occupancy = Path(folder, "occupancy")
-            own = {QUEUE_VARIABLE: str(settings.queue), OCCUPANCY_VARIABLE: str(occupancy)}
+            own = {
+                QUEUE_VARIABLE: str(settings.queue),
+                CACHE_VARIABLE: str(settings.cache_mb),
+                OCCUPANCY_VARIABLE: str(occupancy),
+            }
             base = {**os.environ, **settings.policies.environment(), **own}
             environment = installation.environment(base, bundle=settings.bundle)
 
@@ -144,6 +151,7 @@ class TritonServer:
                     ports=ports,
                     tls=settings.tls,
                     exit_timeout_s=settings.exit_timeout_s,
+                    gpu_metrics=installation.reachable,
                 )
                 command = [str(installation.server), *arguments]
                 self._process = ServerProcess(command, environment, target, exit_timeout_s=settings.exit_timeout_s)
@@ -259,7 +267,8 @@ def _is_ready_over_http(where: str) -> bool:
         connection.close()
 
 
-def _endpoints(host: str, ports: Ports) -> Endpoints:
+def _endpoints(listening_on: str, ports: Ports) -> Endpoints:
+    host = "127.0.0.1" if listening_on == "0.0.0.0" else listening_on  # nosec B104  # compared, not bound
     http = "" if ports.http is None else f"{host}:{ports.http}"
     return Endpoints(http, f"{host}:{ports.grpc}", f"{host}:{ports.metrics}")
 

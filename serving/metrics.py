@@ -4,6 +4,8 @@ Triton's queue metrics stay near 0 for `decode`, whose `execute` returns at once
 
 tritonguard_<name>               a gauge for each number of the engine and its queue: waiting, running, ...
 tritonguard_answers_total        a counter of requests answered, by `result`: "ok", or an error's kind
+tritonguard_answer_cache_lookups_total
+                                 a counter of answers looked for among those that are kept: "hit", "miss"
 """
 
 from __future__ import annotations
@@ -14,13 +16,21 @@ from typing import Any
 
 EVERY_S = 1.0
 _PREFIX = "tritonguard_"
-_DESCRIPTIONS = {"waiting": "requests that wait for the engine", "running": "requests that the engine is busy with"}
+_DESCRIPTIONS = {
+    "waiting": "requests that wait for the engine",
+    "running": "requests that the engine is busy with",
+    "answers": "requests answered",
+    "answer_cache_lookups": "answers looked for among those that are kept",
+    "answer_cache_entries": "requests whose answers are kept",
+    "answer_cache_bytes": "memory that kept answers take",
+}
 
 
 class Metrics:
     """Sets the metrics from a thread of its own, each `every_s` seconds, until it is closed.
 
-    pb_utils: the module of that name inside Triton. gauges, answers: told from that thread.
+    pb_utils: the module of that name inside Triton. gauges: numbers by name. counters: by name and result, what was
+    counted so far. Both are called in that thread.
     """
 
     def __init__(
@@ -28,14 +38,14 @@ class Metrics:
         pb_utils: Any,
         *,
         gauges: Callable[[], Mapping[str, float]],
-        answers: Callable[[], Mapping[str, int]],
+        counters: Callable[[], Mapping[str, Mapping[str, int]]],
         every_s: float = EVERY_S,
     ) -> None:
         self._pb = pb_utils
-        self._gauges, self._answers = gauges, answers
+        self._gauges, self._counters = gauges, counters
         self._every_s = every_s
         self._known: dict[str, Any] = {}
-        self._counted: dict[str, int] = {}
+        self._counted: dict[tuple[str, str], int] = {}
         # A family goes when the last name for it does, and its metrics with it.
         self._families: dict[str, Any] = {}
         self._closed = threading.Event()
@@ -59,17 +69,22 @@ class Metrics:
 
     def _set(self) -> None:
         for name, value in self._gauges().items():
-            self._metric(name, "GAUGE", _DESCRIPTIONS.get(name, name.replace("_", " "))).set(value)
-        for result, count in self._answers().items():
-            counter = self._metric("answers_total", "COUNTER", "requests answered", {"result": result})
-            counter.increment(count - self._counted.get(result, 0))
-            self._counted[result] = count
+            self._metric(name, "GAUGE").set(value)
+        for name, counts in self._counters().items():
+            for result, count in counts.items():
+                counter = self._metric(name, "COUNTER", {"result": result})
+                counter.increment(count - self._counted.get((name, result), 0))
+                self._counted[name, result] = count
 
-    def _metric(self, name: str, kind: str, description: str, labels: Mapping[str, str] | None = None) -> Any:
+    def _metric(self, name: str, kind: str, labels: Mapping[str, str] | None = None) -> Any:
         key = f"{name}{sorted((labels or {}).items())}"
         if key not in self._known:
             if name not in self._families:
                 family = self._pb.MetricFamily
-                self._families[name] = family(name=_PREFIX + name, description=description, kind=getattr(family, kind))
+                self._families[name] = family(
+                    name=f"{_PREFIX}{name}{'_total' if kind == 'COUNTER' else ''}",
+                    description=_DESCRIPTIONS.get(name, name.replace("_", " ")),
+                    kind=getattr(family, kind),
+                )
             self._known[key] = self._families[name].Metric(labels=dict(labels or {}))
         return self._known[key]

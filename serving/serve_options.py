@@ -11,10 +11,13 @@ from pathlib import Path
 from serving.adapter import (
     BUILT_IN_FLOOR,
     BUNDLE_VARIABLE,
+    CACHE_VARIABLE,
     CALLER_POLICIES_VARIABLE,
+    DEFAULT_CACHE_MB,
     FLOOR_VARIABLE,
     POLICIES_VARIABLE,
     QUEUE_VARIABLE,
+    cache_mb,
     is_on,
     most_waiting,
 )
@@ -55,8 +58,9 @@ event is one line on standard error: {{"event": "stage_dead"}}, "server_ended", 
 it says "given_up" and ends with 1. By hand there is nothing to do but to look into the log before such an event;
 SIGTERM, then the same command again, starts everything anew.
 
-It listens on this machine only. The Triton in the wheel (2.51) has published holes that let anybody who can
-reach it run code; for everything that others shall reach there is the production image (SECURITY.md). TLS is for
+It listens on this machine only, unless --host says otherwise in an image of Triton 25.07 or newer. The Triton in the
+wheel (2.51) has published holes that let anybody who can reach it run code; for everything that others shall reach
+there is the production image (SECURITY.md). TLS is for
 gRPC; HTTP and metrics have none. Closed for everybody: model control, shared memory, trace and log settings.
 
 exit codes:
@@ -83,6 +87,8 @@ def read_options(argv: Sequence[str] | None) -> tuple[ServerSettings, WatchSetti
         log_format=args.log_format,
         policies=PolicySwitches(args.policies, args.floor, args.caller_policies),
         queue=args.queue,
+        ready_timeout_s=args.ready_seconds,
+        cache_mb=args.cache_mb,
     )
     return settings, WatchSettings(every_s=args.watch_seconds) if args.watch_seconds else None
 
@@ -101,7 +107,7 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tritonguard-serve",
-        description="Serve a bundle with a real Triton Inference Server, on this machine, in the foreground.",
+        description="Serve a bundle with a real Triton Inference Server, in the foreground.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -121,7 +127,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="an address of this machine only (%(default)s)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="an address to listen on; one that others reach only in an image of Triton 25.07 or newer (%(default)s)",
+    )
     for protocol, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         parser.add_argument(
             f"--{protocol}-port", type=_port, default=port, metavar="N", help="0: any free port (%(default)s)"
@@ -163,7 +173,7 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
 
 def _add_operation(parser: argparse.ArgumentParser) -> None:
     try:
-        queue = most_waiting(DEFAULT_QUEUE)
+        queue, kept = most_waiting(DEFAULT_QUEUE), cache_mb()
     except ValueError as error:
         parser.error(str(error))
     parser.add_argument(
@@ -173,6 +183,21 @@ def _add_operation(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most requests that wait for the engine; the next is refused as overloaded "
         f"(${QUEUE_VARIABLE}, else {DEFAULT_QUEUE})",
+    )
+    parser.add_argument(
+        "--ready-seconds",
+        type=_above_zero,
+        default=ServerSettings.ready_timeout_s,
+        metavar="S",
+        help="until every model must be loaded; the first start on a kind of GPU compiles kernels (%(default)g)",
+    )
+    parser.add_argument(
+        "--cache-mb",
+        type=_not_below_zero,
+        default=kept,
+        metavar="N",
+        help="megabytes of answers kept for policies with a `cache`; 0: none are, whatever a policy says "
+        f"(${CACHE_VARIABLE}, else {DEFAULT_CACHE_MB})",
     )
     parser.add_argument(
         "--watch-seconds",
@@ -227,6 +252,13 @@ def _above_zero(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
+def _not_below_zero(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
     return number
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tiny_checkpoint import write_checkpoint_with_tokenizer
 
 from build_scripts import calibration
-from build_scripts.calibration import Inputs
+from build_scripts.openvino.calibration_inputs import Inputs, graph_inputs
 from build_scripts.openvino.compile import compile_bundle
 from build_scripts.openvino.profiles import PROFILES
 from build_scripts.openvino.quantize import quantize
@@ -98,7 +98,7 @@ class Model:
 
     def inputs(self, seed: int) -> list[Inputs]:
         rows = calibration.draw(count=CALIBRATION_ROWS, seed=seed).rows
-        return list(calibration.graph_inputs(rows, self.passes(self.runtime), self._builder))
+        return list(graph_inputs(rows, self.passes(self.runtime), self._builder))
 
     def direction(self) -> FloatArray:
         """Of unit length, [hidden]: along it the texts' last states differ most; their mean has no part in it."""

@@ -23,6 +23,8 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers"}
 TORCH_FILES = {
     "engines/local/forward_torch.py",
     "engines/local/vision_torch.py",
+    "engines/tensorrt_llm/processor.py",
+    "build_scripts/tensorrt_llm/modelopt_export.py",
     "build_scripts/lora.py",
     "build_scripts/train_adapter.py",
     "build_scripts/training_model.py",

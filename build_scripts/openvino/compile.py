@@ -72,7 +72,7 @@ def compile_bundle(
     form = None
     if quantized is not None:
         form = QuantizedGraph.open(quantized, checkpoint_revision=manifest["revision"])
-    precision = precision or (form and form.arithmetic)
+    precision = precision or (form.arithmetic if form else None)
     inputs = {
         "checkpoint_revision": manifest["revision"],
         "reasoning_source": manifest.get("reasoning_source"),
@@ -106,12 +106,13 @@ def compile_bundle(
             check_preprocessor(checkpoint, opened.vision_config)
             save_graph(vision_openvino.build_vision_graph(opened), folder / VISION_GRAPH)
             copied += [name for name in (PREPROCESSOR, PROCESSOR) if (checkpoint / name).is_file()]
+        notices = (path for path in sorted((checkpoint / NOTICES).rglob("*")) if path.is_file())
+        copied += [str(path.relative_to(checkpoint)) for path in notices]
         for name in copied:
             if not (checkpoint / name).is_file():
                 raise BundleError(f"{checkpoint.name} has no {name}")
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(checkpoint / name, folder / name)
-        if (checkpoint / NOTICES).is_dir():
-            shutil.copytree(checkpoint / NOTICES, folder / NOTICES)
         answers.write_answers(folder, max_tokens=max_tokens)
         steps.next("measuring precisions on this machine" if precision is None else f"precision {precision}")
         group_size = form.group_size if form else 0

@@ -21,9 +21,10 @@ import openvino as ov
 from tritonguard.errors import BundleError
 
 from build_scripts import calibration
-from build_scripts.calibration import DEFAULT_ROWS, CalibrationSet, Inputs
+from build_scripts.calibration import DEFAULT_ROWS, CalibrationSet
 from build_scripts.exit_status import exit_status
 from build_scripts.folders import finished_folder, plain_file_errors, remove_partial
+from build_scripts.openvino.calibration_inputs import Inputs, graph_inputs
 from build_scripts.openvino.compile import MAX_TOKENS, save_graph
 from build_scripts.openvino.profiles import KIND, PROFILES, Profile
 from build_scripts.openvino.quantized import made_by
@@ -146,7 +147,7 @@ def _calibration_inputs(
     runtime = Runtime(forward_openvino.build_graph(opened), precision="f32")
     passes = Passes(runtime, opened.text_config, image_token=Checkpoint.read_image_token(folder))
     builder = PromptBuilder(folder, max_tokens=MAX_TOKENS)
-    return list(calibration.graph_inputs(chosen.rows, passes, builder, keep_last=keep_last))
+    return list(graph_inputs(chosen.rows, passes, builder, keep_last=keep_last))
 
 
 def main(argv: list[str] | None = None) -> int:

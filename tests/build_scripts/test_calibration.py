@@ -20,7 +20,8 @@ from tritonguard.examples import EXAMPLES, NAMED
 from tritonguard.policy import Policy
 from tritonguard.request import GuardRequest, Mode
 
-from build_scripts.calibration import SHIPPED, Inputs, draw, graph_inputs
+from build_scripts.calibration import SHIPPED, draw
+from build_scripts.openvino.calibration_inputs import Inputs, graph_inputs
 from build_scripts.parity_corpus import CorpusError, Row, read_corpus
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS, LocalEngine
 from engines.local.forward_openvino import INPUTS

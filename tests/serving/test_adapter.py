@@ -25,6 +25,7 @@ from tritonguard.tensors import CONTEXT, REQUEST, MalformedTensor, pack, pack_te
 
 from serving.adapter import (
     BUNDLE_VARIABLE,
+    CACHE_VARIABLE,
     QUEUE_VARIABLE,
     Adapter,
     Done,
@@ -32,6 +33,7 @@ from serving.adapter import (
     Submit,
     Tensors,
     bundle_folder,
+    cache_mb,
     describe,
     most_waiting,
 )
@@ -307,6 +309,19 @@ def test_a_mistyped_length_of_the_queue_is_no_length(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(QUEUE_VARIABLE, text)
     with pytest.raises(ValueError, match=QUEUE_VARIABLE):
         most_waiting(32)
+
+
+@pytest.mark.parametrize(("text", "megabytes"), [("", 64), ("0", 0), ("500", 500)])
+def test_the_size_of_the_cache_is_the_operators(monkeypatch: pytest.MonkeyPatch, text: str, megabytes: int) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, text)
+    assert cache_mb() == megabytes
+
+
+@pytest.mark.parametrize("text", ["-1", "off", "1.5"])
+def test_a_mistyped_size_of_the_cache_is_no_size(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, text)
+    with pytest.raises(ValueError, match=CACHE_VARIABLE):
+        cache_mb()
 
 
 def test_a_description_without_a_traceback_is_the_type_alone() -> None:

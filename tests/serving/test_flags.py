@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import NotLoopback, PortInUse
-from serving.flags import RESTRICTED, Ports, choose_ports, flags, loopback
+from serving.flags import RESTRICTED, Ports, choose_ports, flags, listening
 from serving.tls_files import TlsFiles
 
 PORTS = Ports(1, 2, 3)
@@ -30,16 +30,28 @@ def given(ports: Ports = PORTS, tls: TlsFiles | None = None) -> dict[str, str]:
     return {pair[0]: pair[1] if len(pair) == 2 else "" for pair in pairs}
 
 
+@pytest.mark.parametrize("reachable", [False, True])
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost"])
-def test_loopback_is_served(host: str) -> None:
-    assert loopback(host).startswith("127.")
+def test_loopback_is_served(host: str, reachable: bool) -> None:
+    assert listening(host, reachable=reachable).startswith("127.")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "::1", "example.org", ""])
 def test_everything_else_is_refused_with_the_reason(host: str) -> None:
     with pytest.raises(NotLoopback, match=r"fixed in 25\.07") as refused:
-        loopback(host)
+        listening(host, reachable=False)
     assert "production image" in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2"])
+def test_a_release_without_holes_listens_where_it_is_told(host: str) -> None:
+    assert listening(host, reachable=True) == host
+
+
+@pytest.mark.parametrize("host", ["::", "example.org", ""])
+def test_what_is_no_address_is_refused_by_every_release(host: str) -> None:
+    with pytest.raises(NotLoopback, match="give an IPv4 address"):
+        listening(host, reachable=True)
 
 
 def test_the_same_port_twice_is_refused(taken: int) -> None:
@@ -61,6 +73,12 @@ def test_every_protocol_is_told_its_address_and_port() -> None:
     assert {made[f"--{name}-address"] for name in ("http", "grpc", "metrics")} == {"127.0.0.1"}
     assert [made[f"--{name}-port"] for name in ("http", "grpc", "metrics")] == ["1", "2", "3"]
     assert made["--model-control-mode"] == "none"
+
+
+def test_gpu_metrics_are_those_of_a_server_that_has_some() -> None:
+    assert given()["--allow-gpu-metrics"] == "false"
+    told = flags(Path("/m"), Path("/b"), host="::", ports=PORTS, tls=None, exit_timeout_s=1, gpu_metrics=True)
+    assert "--allow-gpu-metrics=true" in told
 
 
 def test_without_http_nothing_of_it_is_left() -> None:

@@ -15,7 +15,7 @@ import pytest
 from serving import installation as module
 from serving.adapter import BUNDLE_VARIABLE
 from serving.errors import LibPythonMissing, NumpyTooNew, PythonUnsupported, TritonMissing
-from serving.installation import Installation, find_libpython, refuse_numpy
+from serving.installation import RELEASE_VARIABLE, Installation, find_libpython, is_fixed, refuse_numpy
 
 
 @pytest.fixture
@@ -64,6 +64,57 @@ def test_the_environment_leads_to_this_python_and_the_bundle(wheel: Path, tmp_pa
     assert libraries[-1] == "/its/libraries"
     assert environment[BUNDLE_VARIABLE] == str(tmp_path)
     assert environment["HOME"] == "/home/me"
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the server in one of NVIDIA's images, of release 26.07."""
+    folder = tmp_path / "tritonserver"
+    for name in (
+        "bin/tritonserver",
+        "lib/libtritonserver.so",
+        "backends/python/libtriton_python.so",
+        "backends/python/triton_python_backend_utils.py",
+        "backends/python/triton_python_backend_stub",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    monkeypatch.setattr(module, "IMAGE", folder)
+    monkeypatch.setenv(RELEASE_VARIABLE, "26.07")
+    return folder
+
+
+def test_the_server_of_an_image_goes_before_that_of_the_wheel(wheel: Path, image: Path, tmp_path: Path) -> None:
+    found = Installation.find()
+    assert found.server == image / "bin" / "tritonserver"
+    python = found.assemble(tmp_path / "run") / "python"
+    assert {path.resolve().parent for path in python.iterdir()} == {image / "backends" / "python"}
+    assert len(list(python.iterdir())) == 3
+
+
+def test_only_a_release_without_the_published_holes_may_be_reached(
+    wheel: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Installation.find().reachable
+    monkeypatch.setenv(RELEASE_VARIABLE, "25.06")
+    assert not Installation.find().reachable
+    monkeypatch.delenv(RELEASE_VARIABLE)
+    assert not Installation.find().reachable
+
+
+def test_the_wheels_server_may_not_be_reached_whatever_the_environment_says(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RELEASE_VARIABLE, "26.07")
+    assert not Installation.find().reachable
+
+
+@pytest.mark.parametrize(
+    ("release", "fixed"),
+    [("25.07", True), ("26.01", True), ("25.06", False), ("24.10", False), ("", False), ("x", False)],
+)
+def test_a_release_is_read(release: str, fixed: bool) -> None:
+    assert is_fixed(release) == fixed
 
 
 def test_a_missing_wheel_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

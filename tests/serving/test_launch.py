@@ -97,6 +97,16 @@ def test_a_reachable_address_is_refused_before_anything_starts(settings: ServerS
     assert not settings.log.exists()
 
 
+def test_a_release_without_holes_is_served_to_others_and_asked_on_loopback(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = serve(READY.replace("127.0.0.1", "0.0.0.0"))
+    parts = replace(Installation.find(), reachable=True)
+    monkeypatch.setattr(Installation, "find", lambda: parts)
+    with TritonServer(replace(settings, host="0.0.0.0")) as server:
+        assert server.endpoints.grpc.startswith("127.0.0.1:")
+
+
 def test_a_folder_without_a_bundle_is_refused(settings: ServerSettings, tmp_path: Path) -> None:
     with pytest.raises(BundleMissing, match="make demo"), TritonServer(replace(settings, bundle=tmp_path)):
         pass
@@ -134,6 +144,7 @@ def test_the_switches_reach_the_server_whatever_the_shell_says(
 ) -> None:
     monkeypatch.setenv("TRITONGUARD_POLICIES", "/somewhere/else")
     monkeypatch.setenv("TRITONGUARD_QUEUE", "1")
+    monkeypatch.setenv("TRITONGUARD_CACHE_MB", "1")
     monkeypatch.setenv("TRITONGUARD_OCCUPANCY", "/somewhere/else")
     told = tmp_path / "told"
     program = (
@@ -142,12 +153,15 @@ def test_the_switches_reach_the_server_whatever_the_shell_says(
         "' '.join(f'{k}={v}' for k, v in sorted(os.environ.items()) "
         "if k.startswith('TRITONGUARD_') and k != 'TRITONGUARD_BUNDLE'))\n"
     )
-    with TritonServer(replace(serve(program + READY), policies=PolicySwitches(None, "built-in", False), queue=7)):
+    with TritonServer(
+        replace(serve(program + READY), policies=PolicySwitches(None, "built-in", False), queue=7, cache_mb=0)
+    ):
         pass
     variables = dict(pair.split("=", 1) for pair in told.read_text().split())
     occupancy = variables.pop("TRITONGUARD_OCCUPANCY")
     assert occupancy.startswith(tempfile.gettempdir())
     assert variables == {
+        "TRITONGUARD_CACHE_MB": "0",
         "TRITONGUARD_CALLER_POLICIES": "0",
         "TRITONGUARD_FLOOR": "built-in",
         "TRITONGUARD_POLICIES": "",

@@ -23,9 +23,9 @@ class Numbers:
     def gauges(self) -> Mapping[str, float]:
         return {"waiting": self.waiting, "kv_blocks_used": 7.0}
 
-    def answers(self) -> Mapping[str, int]:
+    def counters(self) -> Mapping[str, Mapping[str, int]]:
         self.read.release()
-        return {"ok": self.ok, "overloaded": 1}
+        return {"answers": {"ok": self.ok, "overloaded": 1}, "lookups": {"ok": 2}}
 
 
 def values(triton: RecordingTriton) -> dict[tuple[str, Any], float]:
@@ -38,7 +38,7 @@ def values(triton: RecordingTriton) -> dict[tuple[str, Any], float]:
 
 def test_gauges_hold_the_latest_and_counters_add_up() -> None:
     triton, numbers = RecordingTriton(), Numbers()
-    metrics = Metrics(triton, gauges=numbers.gauges, answers=numbers.answers, every_s=0.01)
+    metrics = Metrics(triton, gauges=numbers.gauges, counters=numbers.counters, every_s=0.01)
     assert numbers.read.acquire(timeout=WAIT_S)
     numbers.waiting, numbers.ok = 1.0, 9
     metrics.close()
@@ -47,12 +47,13 @@ def test_gauges_hold_the_latest_and_counters_add_up() -> None:
         ("tritonguard_kv_blocks_used", None): 7.0,
         ("tritonguard_answers_total", "ok"): 9,
         ("tritonguard_answers_total", "overloaded"): 1,
+        ("tritonguard_lookups_total", "ok"): 2,
     }
-    assert [family.kind for family in triton.families] == ["gauge", "gauge", "counter"]
+    assert [family.kind for family in triton.families] == ["gauge", "gauge", "counter", "counter"]
 
 
 def test_a_server_without_metrics_says_so_once_and_goes_on() -> None:
     triton, numbers = RecordingTriton(), Numbers()
     triton.MetricFamily.refused = True
-    Metrics(triton, gauges=numbers.gauges, answers=numbers.answers, every_s=0.01).close()
+    Metrics(triton, gauges=numbers.gauges, counters=numbers.counters, every_s=0.01).close()
     assert triton.logged == ["the engine's metrics are not shown: RuntimeError"]

@@ -237,20 +237,25 @@ def test_a_missing_bundle_is_told_without_a_traceback(tmp_path: Path, capsys: py
 
 
 def test_the_options_of_operation_reach_the_settings() -> None:
-    settings, watch = read_options(["--queue", "5", "--watch-seconds", "1.5", "--log-format", "text", "--no-http"])
+    numbers = ["--queue", "5", "--cache-mb", "0", "--watch-seconds", "1.5", "--ready-seconds", "900"]
+    settings, watch = read_options([*numbers, "--log-format", "text", "--no-http"])
     assert (settings.queue, settings.log_format, settings.http, settings.tls) == (5, "text", False, None)
+    assert (settings.cache_mb, settings.ready_timeout_s) == (0, 900)
     assert watch == WatchSettings(every_s=1.5)
 
 
 def test_the_defaults_of_operation() -> None:
     settings, watch = read_options([])
     assert (settings.queue, settings.log_format, settings.http, settings.tls) == (32, "json", True, None)
+    assert settings.cache_mb == 64
     assert watch == WatchSettings(every_s=5.0)
     assert read_options(["--watch-seconds", "0"])[1] is None
 
 
-def test_the_queue_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_and_cache_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITONGUARD_QUEUE", "9")
+    monkeypatch.setenv("TRITONGUARD_CACHE_MB", "3")
+    assert read_options([])[0].cache_mb == 3
     assert read_options([])[0].queue == 9
     assert read_options(["--queue", "5"])[0].queue == 5
 
@@ -266,6 +271,9 @@ def test_the_files_of_tls_reach_the_settings() -> None:
     [
         ["--queue", "0"],
         ["--queue", "many"],
+        ["--ready-seconds", "0"],
+        ["--cache-mb", "-1"],
+        ["--cache-mb", "1.5"],
         ["--watch-seconds", "-1"],
         ["--watch-seconds", "nan"],
         ["--watch-seconds", "0.01"],

@@ -1,0 +1,1 @@
+"""How long verdicts take under load, and what they are: open and closed loop against a running deployment."""
