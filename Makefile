@@ -10,7 +10,7 @@ POOL ?= ../shared/data/train_pool
 ADAPTER ?= adapters/embedded
 BUNDLE := build/bundle
 
-.PHONY: help demo bundle build-demo serve test test-fast test-reference lint bench-start bench-quick accuracy modes pair-passes chaos soak bulk-kills train lock clean
+.PHONY: help demo bundle build-demo serve test test-fast test-reference lint bench-start bench-quick bench-images gpu-day-one accuracy modes pair-passes chaos soak bulk-kills train lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -55,6 +55,12 @@ bench-start: bundle ## seconds from the start of a server to its first verdict, 
 
 bench-quick: bundle ## p50 of the bare forward and p50 through client and Triton, in one run
 	$(PY) -m benchmarks.quick --bundle $(BUNDLE)
+
+bench-images: bundle ## the vision tower with an image repeated 80 %, its cache on and off
+	$(PY) -m benchmarks.repeated_images --bundle $(BUNDLE)
+
+gpu-day-one: ## what is assumed of TensorRT-LLM, asked on this GPU (BUNDLE=folder, in the image)
+	$(PYTHON) -m benchmarks.gpu_day_one --bundle $(BUNDLE)
 
 accuracy: bundle $(VENV)/.dev ## F1, FPR, AUC through the served path, beside a regression (POOL=folder)
 	$(PY) -m benchmarks.accuracy --pool $(POOL) --adapter $(ADAPTER) --bundle $(BUNDLE)

@@ -11,11 +11,19 @@ from tritonguard.errors import BundleError, GuardError
 from tritonguard.examples import CANARY
 from tritonguard.request import GuardRequest, Mode, to_tensors
 
+from engines import program
 from engines.program import Choice, Forced, program_for
+from preprocessing import answer_text, prompt, stage
 from preprocessing.answer_text import ANSWERS
 from preprocessing.policies import PolicyStore
 from preprocessing.prompt import PromptBuilder
 from preprocessing.stage import PrepareStage
+
+MAX_TOKENS = 4096
+"""Of the longest prompt that a bundle serves, unless it is compiled for another; as NVIDIA's examples serve the model
+(--max-model-len 4096)."""
+SOURCES = (answer_text, program, prompt, stage)
+"""With this file, the code that a bundle's answers.json depends on."""
 
 
 def write_answers(folder: Path, *, max_tokens: int) -> None:

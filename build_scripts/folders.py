@@ -103,7 +103,7 @@ def restore(workspace: Path, out: Path) -> None:
 def link_or_copy(source: Path, target: Path) -> None:
     """The same file under two names; a copy where the file system has no such thing."""
     with suppress(OSError):
-        os.link(source, target)
+        os.link(source.resolve(), target)
         return
     shutil.copyfile(source, target)
 

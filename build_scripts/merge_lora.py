@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,16 +23,21 @@ import numpy.typing as npt
 from tritonguard import __version__
 from tritonguard.errors import BundleError
 
+from build_scripts.checkpoint_files import (
+    copy_described,
+    copy_notices,
+    kept_notices,
+    own_notices,
+    refuse_overwriting,
+)
 from build_scripts.folders import plain_file_errors, remove_partial
 from build_scripts.peft_adapter import CONFIG, WEIGHTS, Adapter, canonical_base_module
 from build_scripts.progress import Steps
 from build_scripts.resumable import ResumableFolder, resumable_folder
+from build_scripts.revisions import revision_of
 from build_scripts.tensor_checks import check_weight_files
 from engines.checkpoint import Checkpoint, TensorFile, float32_to_bfloat16, rewrite_tensors
 from engines.manifest import NAME, is_current, read_manifest, sha256_file, verify_files, write_manifest
-
-_COPIED = ("*.json", "*.jinja", "*.model")
-_NOTICES = ("LICENSE*", "NOTICE*", "README*", "GEMMA_TERMS*")
 
 
 @plain_file_errors()
@@ -44,7 +48,7 @@ def merge(*, base: Path, adapter: Path, out: Path, force: bool = False) -> Path:
     Raises BundleError, and leaves `out` as it was, when the two can't be merged exactly or a file can't be read or
     written. After a failed write or an interrupt the finished weight files are kept for the next call.
     """
-    _refuse_overwriting(base, adapter, out)
+    refuse_overwriting(out, base, adapter)
     inputs, tools = merge_inputs(base, adapter), {"python": platform.python_version(), "numpy": np.__version__}
     if not force and is_current(out, inputs):
         print(f"merge: {out} is current")
@@ -63,7 +67,8 @@ def merge(*, base: Path, adapter: Path, out: Path, force: bool = False) -> Path:
         norms: dict[str, float] = {}
         for file in weight_files(checkpoint):
             norms |= _merge_file(file, update, folder, steps)
-        _copy_files(base, adapter, folder.path)
+        copy_described(base, folder.path)
+        copy_notices(_notices(base, adapter), folder.path)
         steps.next("hashing")
         declared = _declared(base, adapter)
         write_manifest(folder.path, kind="checkpoint", inputs=inputs, tools=tools, relative_update=norms, **declared)
@@ -88,8 +93,8 @@ def merge_inputs(base: Path, adapter: Path) -> dict[str, Any]:
     for folder in (base, adapter):
         if not folder.is_dir():
             raise BundleError(f"there is no folder {folder}")
-    base_revision = _revision(base, "checkpoint")
-    adapter_revision = _revision(adapter, "adapter")
+    base_revision = revision_of(base)
+    adapter_revision = revision_of(adapter, kind="adapter")
     if (adapter / NAME).is_file():
         trained_on = read_manifest(adapter)["inputs"].get("base_revision")
         if trained_on and not (base / NAME).is_file():
@@ -110,17 +115,6 @@ def merge_inputs(base: Path, adapter: Path) -> dict[str, Any]:
 def weight_files(checkpoint: Checkpoint) -> list[TensorFile]:
     """The checkpoint's safetensors files, in the order of their names."""
     return sorted({file.path: file for file in checkpoint.files.values()}.values(), key=lambda file: file.path)
-
-
-def _revision(folder: Path, kind: str) -> str:
-    """The manifest's revision; for a folder without a manifest (a download) the hashes of its files."""
-    if (folder / NAME).is_file():
-        manifest = read_manifest(folder)
-        if manifest["kind"] != kind:
-            raise BundleError(f"{folder} is of kind {manifest['kind']!r}, expected is {kind!r}")
-        return str(manifest["revision"])
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".model"))
-    return " ".join(f"{path.name}:{sha256_file(path)}" for path in files)
 
 
 def _declared(base: Path, adapter: Path) -> dict[str, Any]:
@@ -185,36 +179,8 @@ def _relative_norm(module: str, delta: npt.NDArray[np.float32], weight: npt.NDAr
 
 def _notices(base: Path, adapter: Path) -> dict[str, Path]:
     """{name below the merged checkpoint's notices/: file} of the adapter's notices, and the base's in base/."""
-
-    def of(folder: Path) -> list[Path]:
-        return sorted(path for pattern in _NOTICES for path in folder.glob(pattern) if path.is_file())
-
-    merged_before = sorted(path for path in (base / "notices").rglob("*") if path.is_file())
-    return {
-        **{path.name: path for path in of(adapter)},
-        **{f"base/{path.name}": path for path in of(base)},
-        **{f"base/{path.relative_to(base / 'notices')}": path for path in merged_before},
-    }
-
-
-def _copy_files(base: Path, adapter: Path, folder: Path) -> None:
-    for path in sorted(path for pattern in _COPIED for path in base.glob(pattern)):
-        if path.name != NAME:
-            shutil.copyfile(path, folder / path.name)
-    (folder / "notices").mkdir()
-    for name, path in _notices(base, adapter).items():
-        (folder / "notices" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / "notices" / name)
-
-
-def _refuse_overwriting(base: Path, adapter: Path, out: Path) -> None:
-    """`out` is replaced as a whole: it must be new, empty, or a folder that a build made."""
-    resolved = out.resolve()
-    for folder in (base.resolve(), adapter.resolve()):
-        if resolved == folder or resolved in folder.parents or folder in resolved.parents:
-            raise BundleError(f"--out {out} overlaps {folder.name}, which is read")
-    if out.exists() and not (out / NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"--out {out} holds something that no build made; remove it or choose another")
+    of_base = {**own_notices(base), **kept_notices(base)}
+    return {**own_notices(adapter), **{f"base/{name}": path for name, path in of_base.items()}}
 
 
 def main(argv: list[str] | None = None) -> int:

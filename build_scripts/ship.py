@@ -19,9 +19,10 @@ from typing import Any
 from tritonguard.errors import BundleError
 
 from build_scripts import parity_corpus, parity_gate
+from build_scripts.answers import MAX_TOKENS
 from build_scripts.exit_status import exit_status
 from build_scripts.folders import finished_folder, link_or_copy, plain_file_errors, remove_partial
-from build_scripts.openvino.compile import MAX_TOKENS, compile_bundle
+from build_scripts.openvino.compile import compile_bundle
 from build_scripts.openvino.pass_times import Form, pass_times
 from build_scripts.openvino.profiles import PROFILES
 from build_scripts.openvino.quantize import quantize

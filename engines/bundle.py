@@ -91,13 +91,16 @@ class Bundle:
         )
 
 
-def open_engine(bundle: Bundle) -> Engine:
-    """The engine of the bundle's target, loaded. Raises BundleError for a target this release does not run."""
+def open_engine(bundle: Bundle, *, keep_prefixes: bool = False) -> Engine:
+    """The engine of the bundle's target, loaded. Raises BundleError for a target this release does not run.
+
+    keep_prefixes: the local engine keeps policies' keys and values beside the bundle, for its next start.
+    """
     if bundle.target == OPENVINO:
         # Here, not above: preprocess and verdict read bundles too and have no use for OpenVINO.
         from engines.local.engine import LocalEngine
 
-        return LocalEngine.load(bundle)
+        return LocalEngine.load(bundle, keep_prefixes=keep_prefixes)
     if bundle.target == TENSORRT_LLM:
         from engines.tensorrt_llm.engine import TensorRtLlmEngine
 

@@ -214,9 +214,11 @@ class Checkpoint:
 
 def _config(folder: Path) -> Mapping[str, Any]:
     try:
-        config: Mapping[str, Any] = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise BundleError(f"{folder.name} has no readable config.json") from error
+    if not isinstance(config, dict):
+        raise BundleError(f"{folder.name}/config.json holds no object")
     return config
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from tritonguard import tensors as wire
 from tritonguard.errors import GuardError, InternalError
-from tritonguard.judgement import Judged, blind, decide_parts, join, read_answer
+from tritonguard.judgement import Judged, blind, decide_parts, join
 from tritonguard.label import Label
 from tritonguard.policy import Policy
 from tritonguard.request import Mode
 from tritonguard.verdict import Record, Verdict, to_tensors
 
+from engines.answer_cache import AnswerCache
+from engines.answer_key import Place, place_of
+from engines.answers import Answers
 from engines.bundle import Bundle
 from engines.program import Encode, Program, program_for
 from engines.protocol import Answer, Job
@@ -34,7 +39,7 @@ class DecodeStage:
 
     encode: plain text -> token ids; decode: token ids -> text, special tokens spelled out; end: id of the end of a
     turn; marks: ids that reasoning may not hold (`program_for`); all of the bundle's tokenizer. image_size: pixels of
-    the tower's side.
+    the tower's side. cache: of answers; None: none are kept, whatever a policy says.
     """
 
     def __init__(
@@ -47,8 +52,10 @@ class DecodeStage:
         end: int,
         marks: Callable[[], frozenset[int]] = frozenset,
         image_size: int = 0,
+        cache: AnswerCache | None = None,
     ) -> None:
         self._scheduler = scheduler
+        self._cache = cache or AnswerCache()
         self._decode = decode
         self._image_size = image_size
         self._info = {
@@ -75,17 +82,25 @@ class DecodeStage:
 
     def submit(self, tensors: Tensors, done: Done) -> None:
         """Decode one request. `done` is called once, from any thread: with the DECODED tensors, or with the typed
-        reason why there are none (`Scheduler.submit`; InternalError where the stage before broke the contract).
+        reason why there are none (`Scheduler.submit`; InternalError where the stage before broke the contract). What
+        is in the cache is answered at once, however long the queue is; of two equal requests that come before there is
+        an answer, both are run.
         """
         try:
-            jobs, priority = self._jobs(tensors)
+            asked = json.loads(wire.require_text(tensors, "ANSWER"))
+            priority = int(asked["priority"])
+            place = place_of(tensors, asked, self._info) if self._cache.most_bytes else None
+            known = None if place is None else self._cache.get(place.key)
+            jobs = self._jobs(tensors, asked) if known is None else []
         except GuardError as error:
             return done(error)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return done(InternalError.of(error))
+        if known is not None:
+            return done(self._decoded(known, cached=True))
         if not jobs:
-            return done(self._decoded([]))
-        self._scheduler.submit(jobs, lambda answers: done(self._result(answers)), priority=priority)
+            return done(self._result([], asked, None))
+        self._scheduler.submit(jobs, lambda answers: done(self._result(answers, asked, place)), priority=priority)
 
     def run(self, tensors: Tensors) -> Result:
         """Like `submit`, waiting for the result."""
@@ -93,18 +108,34 @@ class DecodeStage:
         self.submit(tensors, result.set_result)
         return result.result()
 
+    def warm_up(self, tensors: Tensors) -> None:
+        """Like `run`, before the first caller: first calls allocate, compile and fill caches. Raises GuardError."""
+        result = self.run(tensors)
+        if isinstance(result, GuardError):
+            raise result
+
     def close(self) -> None:
         """Finish what is here; what comes later is refused with Unavailable."""
         self._scheduler.close()
+        self._cache.clear()
 
-    def _jobs(self, row: Tensors) -> tuple[list[Job], int]:
+    def statistics(self) -> dict[str, float]:
+        """What waits and runs, what the engine counts of itself, and what is kept of its answers."""
+        return {**self._scheduler.statistics(), **self._cache.statistics()}
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What has been counted so far, each by result: requests answered (from the cache too), and looked up there."""
+        lookups = self._cache.lookups()
+        answers = Counter(self._scheduler.answers()) + Counter(ok=lookups["hit"])
+        return {"answers": dict(answers), "answer_cache_lookups": lookups}
+
+    def _jobs(self, row: Tensors, answer: Mapping[str, Any]) -> list[Job]:
         ids, lengths, prefixes = (_required(row, name) for name in ("INPUT_IDS", "PROMPT_LENGTHS", "PREFIX_LENGTHS"))
-        answer = json.loads(wire.require_text(row, "ANSWER"))
         if int(lengths.sum()) != len(ids):
             raise InternalError("the prompts' lengths are not those of the ids")
         pixels = self._pixels(wire.unpack_bytes(row, "PIXELS") or b"")
         prompts = np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
-        jobs = [
+        return [
             Job(
                 ids=prompt,
                 prefix_length=int(prefix),
@@ -119,15 +150,23 @@ class DecodeStage:
             )
             for prompt, prefix, asked in zip(prompts, prefixes, answer["prompts"], strict=True)
         ]
-        return jobs, int(answer["priority"])
 
-    def _result(self, answers: Sequence[Answer | GuardError]) -> Result:
-        """All prompts of a request are answered, or it is not."""
+    def _result(self, results: Sequence[Answer | GuardError], asked: Mapping[str, Any], place: Place | None) -> Result:
+        """All prompts of a request are answered, or it is not. Answers with an indeterminate label are not kept."""
         try:
-            for answer in answers:
-                if isinstance(answer, GuardError):
-                    return answer
-            return self._decoded([answer for answer in answers if isinstance(answer, Answer)])
+            answers: list[Answer] = []
+            timings: dict[str, float] = {}
+            for result in results:
+                if isinstance(result, GuardError):
+                    return result
+                answers.append(result)
+                for phase, milliseconds in result.timings_ms.items():
+                    timings[phase] = timings.get(phase, 0.0) + milliseconds
+            said = self._said(answers)
+            if place is not None and self._are_judged(said, asked):
+                self._cache.put(place.key, said, ttl_s=place.ttl_s)
+            reused = sum(answer.prefix_reused for answer in answers)
+            return self._decoded(said, prefix_reused=reused, timings_ms=timings)
         except Exception as error:
             return InternalError.of(error)
 
@@ -140,22 +179,38 @@ class DecodeStage:
             raise InternalError("the pixels are not of the tower's size")
         return np.frombuffer(raw, np.uint8).reshape(-1, size, size, 3)
 
-    def _decoded(self, answers: Sequence[Answer]) -> dict[str, wire.Array]:
-        timings: dict[str, float] = {}
-        for answer in answers:
-            for phase, milliseconds in answer.timings_ms.items():
-                timings[phase] = timings.get(phase, 0.0) + milliseconds
+    def _are_judged(self, said: Answers, asked: Mapping[str, Any]) -> bool:
+        labels = said.labels(asked, reasoning_source=self._info["reasoning_source"])
+        return not any(label.is_indeterminate for label in labels)
+
+    def _said(self, answers: Sequence[Answer]) -> Answers:
+        logprobs = np.concatenate([np.empty((0, 2), np.float32), *(answer.choice_logprobs for answer in answers)])
+        return Answers(
+            choice_logprobs=logprobs,
+            texts=tuple(self._decode(answer.ids).encode() for answer in answers),
+            truncated=tuple(answer.truncated for answer in answers),
+            bounded=tuple(answer.bounded for answer in answers),
+        )
+
+    def _decoded(
+        self,
+        said: Answers,
+        *,
+        cached: bool = False,
+        prefix_reused: int = 0,
+        timings_ms: Mapping[str, float] = MappingProxyType({}),
+    ) -> dict[str, wire.Array]:
         info = {
             **self._info,
-            "prefix_reused": sum(answer.prefix_reused for answer in answers),
-            "truncated": [answer.truncated for answer in answers],
-            "bounded": [answer.bounded for answer in answers],
-            "timings_ms": timings,
+            "prefix_reused": prefix_reused,
+            "truncated": said.truncated,
+            "bounded": said.bounded,
+            "cached": cached,
+            "timings_ms": dict(timings_ms),
         }
-        logprobs = np.concatenate([np.empty((0, 2), np.float32), *(answer.choice_logprobs for answer in answers)])
         return {
-            "CHOICE_LOGPROBS": wire.pack("CHOICE_LOGPROBS", logprobs),
-            "OUTPUT_TEXT": wire.pack("OUTPUT_TEXT", [self._decode(answer.ids).encode() for answer in answers]),
+            "CHOICE_LOGPROBS": wire.pack("CHOICE_LOGPROBS", said.choice_logprobs),
+            "OUTPUT_TEXT": wire.pack("OUTPUT_TEXT", said.texts),
             "DECODE_INFO": wire.pack_text("DECODE_INFO", json.dumps(info)),
         }
 
@@ -185,6 +240,7 @@ def conclude(tensors: Tensors) -> dict[str, wire.Array]:
         precision=info["precision"],
         prompt_tokens=context["prompt_tokens"],
         prefix_tokens=info["prefix_reused"],
+        cached=info["cached"],
         timings_ms={
             "preprocess": context["preprocess_ms"],
             **info["timings_ms"],
@@ -196,26 +252,16 @@ def conclude(tensors: Tensors) -> dict[str, wire.Array]:
 
 def _labels(tensors: Tensors, context: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Label]:
     """The label of each part by its name, from its prompts' answers."""
-    has_response, prompts = context["has_response"], context["prompts"]
-    texts, logprobs = _required(tensors, "OUTPUT_TEXT"), _required(tensors, "CHOICE_LOGPROBS")
-    choices = 2 if has_response else 1
-    if not len(texts) == len(prompts) == len(info["truncated"]) == len(info["bounded"]) or len(
-        logprobs
-    ) != choices * len(prompts):
-        raise InternalError("there is not one answer for each prompt")
+    answers = Answers(
+        _required(tensors, "CHOICE_LOGPROBS"),
+        tuple(_required(tensors, "OUTPUT_TEXT")),
+        tuple(info["truncated"]),
+        tuple(info["bounded"]),
+    )
     seen: dict[str, Label] = {}
     text_only: dict[str, Label] = {}
-    for index, asked in enumerate(prompts):
-        label = read_answer(
-            logprobs[index * choices : (index + 1) * choices],
-            texts[index].decode("utf-8"),
-            mode=Mode(asked["mode"]),
-            has_response=has_response,
-            names=asked["names"],
-            reasoning_source=info["reasoning_source"],
-            truncated=info["truncated"][index],
-            bounded=info["bounded"][index],
-        )
+    labels = answers.labels(context, reasoning_source=info["reasoning_source"])
+    for asked, label in zip(context["prompts"], labels, strict=True):
         (seen if asked["sees"] else text_only)[asked["part"]] = label
     vision = context["vision"]
     if vision is None:
@@ -223,7 +269,10 @@ def _labels(tensors: Tensors, context: Mapping[str, Any], info: Mapping[str, Any
     if vision == "trained":
         return seen
     reason = f"vision_{vision}"
-    return {name: blind(text_only.get(name), reason=reason, has_response=has_response) for name in context["parts"]}
+    return {
+        name: blind(text_only.get(name), reason=reason, has_response=context["has_response"])
+        for name in context["parts"]
+    }
 
 
 def _required(tensors: Tensors, name: str) -> wire.Array:

@@ -43,6 +43,11 @@ class Resolved:
     policy: Policy
     parts: tuple[PolicyPart, ...]
 
+    @property
+    def floor(self) -> Policy | None:
+        """The policy that the part "floor" is judged under; None: there is no such part."""
+        return next((part.policy for part in self.parts if part.name == "floor"), None)
+
 
 class PolicyStore:
     """The policies of one server; safe to use from several threads.

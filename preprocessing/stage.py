@@ -19,7 +19,7 @@ from tritonguard.policy_parts import PolicyPart
 from tritonguard.request import DEFAULT_THINK_BUDGET, GuardRequest, Mode, from_tensors, refuse_unbuilt
 
 from preprocessing.images import model_pixels, read_images
-from preprocessing.policies import PolicyStore
+from preprocessing.policies import PolicyStore, Resolved
 from preprocessing.prompt import ModelInput, PromptBuilder
 
 
@@ -63,15 +63,17 @@ class PrepareStage:
         request = from_tensors(tensors)
         refuse_unbuilt(request)
         deadline_ns = began + round(request.deadline_s * 1e9)
-        # One of a higher priority may take another's place, which only the queue can tell.
-        if request.priority == 0 and self._done_ns() > deadline_ns:
-            raise Overloaded("too many requests are waiting for this deadline")
         resolved = self._store.resolve(request)
+        keep = self._keep(request, resolved)
+        # One of a higher priority may take another's place, which only the queue can tell, and one that was answered
+        # before needs none.
+        if request.priority == 0 and keep is None and self._done_ns() > deadline_ns:
+            raise Overloaded("too many requests are waiting for this deadline")
         image_sha256, pixels = self._images(request)
         prompts = [prompt for part in resolved.parts for prompt in self._prompts(request, part)]
         sees = any(prompt.sees for prompt in prompts)
         has_response = request.response is not None
-        floor = next((part.policy for part in resolved.parts if part.name == "floor"), None)
+        floor = resolved.floor
         answer = {
             "has_response": has_response,
             "think_budget": _budget(request),
@@ -98,9 +100,24 @@ class PrepareStage:
             "PROMPT_LENGTHS": wire.pack("PROMPT_LENGTHS", [len(prompt.built.ids) for prompt in prompts]),
             "PREFIX_LENGTHS": wire.pack("PREFIX_LENGTHS", [prompt.built.prefix_length for prompt in prompts]),
             "PIXELS": wire.pack("PIXELS", [pixels if sees else b""]),
-            "ANSWER": wire.pack_text("ANSWER", json.dumps(answer)),
+            "ANSWER": wire.pack_text("ANSWER", json.dumps({**answer, "cache": keep})),
             "DEADLINE_NS": wire.pack("DEADLINE_NS", [deadline_ns]),
             "CONTEXT": wire.pack_text("CONTEXT", json.dumps(context)),
+        }
+
+    def _keep(self, request: GuardRequest, resolved: Resolved) -> dict[str, Any] | None:
+        """How long the decode stage may keep the answers, for whom and under what; None: not at all.
+
+        The switch is the policy's that was asked for: a floor has none. What can't be judged is never kept.
+        """
+        caching = resolved.policy.cache
+        if caching is None or (request.images and self._vision != "trained"):
+            return None
+        return {
+            "ttl_s": caching.ttl_s,
+            "tenant": request.tenant,
+            "policy": resolved.policy.sha256,
+            "floor": resolved.floor.sha256 if resolved.floor else None,
         }
 
     def _prompts(self, request: GuardRequest, part: PolicyPart) -> list[_Prompt]:

@@ -13,7 +13,8 @@ from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS, LocalEngine
 from engines.local.forward_openvino import build_graph
 from engines.local.head_openvino import HeadRuntime
 from engines.local.passes import Passes
-from engines.local.runtime import Runtime
+from engines.local.runtime import Runtime, VisionRuntime
+from engines.local.vision_openvino import build_vision_graph
 from engines.program import Choice, Forced, Program
 from engines.protocol import Capabilities, Job
 
@@ -26,15 +27,24 @@ VOCABULARY = 96
 
 def load_tiny(folder: Path, *, vision: str = "none") -> LocalEngine:
     write_checkpoint(folder, tiny_config())
-    return LocalEngine(tiny_passes(folder), Capabilities(SERVED_SEGMENTS, SERVED_CHOICES, vision, 512))
+    return tiny_engine(tiny_passes(folder, tower=vision != "none"), vision=vision)
 
 
-def tiny_passes(folder: Path) -> Passes:
+def tiny_engine(passes: Passes, *, vision: str = "none", **values: Any) -> LocalEngine:
+    """values: to LocalEngine."""
+    return LocalEngine(passes, Capabilities(SERVED_SEGMENTS, SERVED_CHOICES, vision, 512), **values)
+
+
+def tiny_passes(folder: Path, *, tower: bool = False) -> Passes:
     checkpoint = Checkpoint.open(folder)
     _kept.append(checkpoint)  # the graph's constants are views of its files
     runtime = Runtime(build_graph(checkpoint), precision="f32")
     return Passes(
-        runtime, checkpoint.text_config, image_token=VOCABULARY, head=HeadRuntime.of(checkpoint, precision="f32")
+        runtime,
+        checkpoint.text_config,
+        image_token=VOCABULARY,
+        head=HeadRuntime.of(checkpoint, precision="f32"),
+        vision=VisionRuntime(build_vision_graph(checkpoint), precision="f32") if tower else None,
     )
 
 

@@ -12,25 +12,24 @@ this kind of machine: a CPU without that arithmetic refuses it.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import openvino as ov
 from tritonguard.errors import BundleError
 from tritonguard.taxonomy import TAXONOMY_VERSION
 
 from build_scripts import answers
+from build_scripts.answers import MAX_TOKENS
+from build_scripts.checkpoint_files import copy_notices, kept_notices
 from build_scripts.exit_status import exit_status
 from build_scripts.folders import finished_folder, link_or_copy, plain_file_errors, remove_partial
 from build_scripts.openvino.pass_times import Form, pass_times
 from build_scripts.openvino.quantized import FILES, QuantizedGraph
 from build_scripts.progress import Steps
 from build_scripts.sources import source_hashes
-from engines import program
+from build_scripts.vision_files import PREPROCESSOR, PROCESSOR, check_preprocessor, vision_state
 from engines.bundle import OPENVINO
 from engines.checkpoint import Checkpoint
 from engines.local import forward_openvino, graph_nodes, head_openvino, runtime, vision_openvino
@@ -38,17 +37,9 @@ from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS
 from engines.local.engine_config import PRECISIONS, EngineConfig
 from engines.local.runtime import GRAPH, VISION_GRAPH, cpu_name, native_precisions, save_compiled
 from engines.manifest import is_current, read_manifest, verify_files, write_manifest
-from engines.vision_config import VisionConfig
-from preprocessing import answer_text, prompt, stage
 
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-PREPROCESSOR = "preprocessor_config.json"
-PROCESSOR = "processor_config.json"
 GRAPH_SOURCES = (forward_openvino, graph_nodes, head_openvino, vision_openvino, runtime)
-ANSWERS_SOURCES = (answers, answer_text, program, prompt, stage)
-VISION_STATES = ("none", "untrained", "trained")
-NOTICES = "notices"
-MAX_TOKENS = 4096  # as NVIDIA's examples serve the model (--max-model-len 4096)
 
 
 @plain_file_errors()
@@ -83,7 +74,7 @@ def compile_bundle(
         "cpu": cpu_name(),
         "openvino": ov.__version__,
         "graph_source_sha256": source_hashes(GRAPH_SOURCES),
-        "answers_source_sha256": source_hashes(ANSWERS_SOURCES),
+        "answers_source_sha256": source_hashes((answers, *answers.SOURCES)),
     }
     if not force and is_current(out, inputs):
         print(f"bundle: {out} is current")
@@ -106,13 +97,11 @@ def compile_bundle(
             check_preprocessor(checkpoint, opened.vision_config)
             save_graph(vision_openvino.build_vision_graph(opened), folder / VISION_GRAPH)
             copied += [name for name in (PREPROCESSOR, PROCESSOR) if (checkpoint / name).is_file()]
-        notices = (path for path in sorted((checkpoint / NOTICES).rglob("*")) if path.is_file())
-        copied += [str(path.relative_to(checkpoint)) for path in notices]
         for name in copied:
             if not (checkpoint / name).is_file():
                 raise BundleError(f"{checkpoint.name} has no {name}")
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(checkpoint / name, folder / name)
+        copy_notices(kept_notices(checkpoint), folder)
         answers.write_answers(folder, max_tokens=max_tokens)
         steps.next("measuring precisions on this machine" if precision is None else f"precision {precision}")
         group_size = form.group_size if form else 0
@@ -154,31 +143,6 @@ def save_graph(graph: ov.Model, path: Path) -> None:
     except RuntimeError as error:
         # All that OpenVINO says is "iostream error".
         raise BundleError(f"writing failed, is the disk full?: {path}") from error
-
-
-def vision_state(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> str:
-    """One of VISION_STATES: "none" without a tower, else what the checkpoint's manifest says, "trained" if nothing.
-
-    Raises BundleError when the manifest says something else, or "none" of a tower that is there.
-    """
-    if checkpoint.vision_config is None:
-        return "none"
-    state = str(manifest.get("vision", "trained"))
-    if state not in VISION_STATES[1:]:
-        raise BundleError(f"{checkpoint.folder.name}: its manifest calls the vision tower {state!r}")
-    return state
-
-
-def check_preprocessor(folder: Path, config: VisionConfig) -> None:
-    """Raises BundleError when preprocessor_config.json is missing, or asks for what the graph doesn't compute."""
-    try:
-        asked = json.loads((folder / PREPROCESSOR).read_text())
-        size = [asked["size"]["height"], asked["size"]["width"]]
-        scaled = [*asked["image_mean"], *asked["image_std"], asked["rescale_factor"]]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise BundleError(f"{folder.name} has no readable {PREPROCESSOR}") from error
-    if size != [config.image_size] * 2 or not np.allclose(scaled, [*[0.5] * 6, 1 / 255], rtol=1e-6):
-        raise BundleError(f"{folder.name}: {PREPROCESSOR} does not fit the vision tower")
 
 
 def measure_precisions(folder: Path, *, group_size: int = 0) -> Mapping[str, float]:

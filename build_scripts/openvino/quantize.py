@@ -21,11 +21,12 @@ import openvino as ov
 from tritonguard.errors import BundleError
 
 from build_scripts import calibration
+from build_scripts.answers import MAX_TOKENS
 from build_scripts.calibration import DEFAULT_ROWS, CalibrationSet
 from build_scripts.exit_status import exit_status
 from build_scripts.folders import finished_folder, plain_file_errors, remove_partial
 from build_scripts.openvino.calibration_inputs import Inputs, graph_inputs
-from build_scripts.openvino.compile import MAX_TOKENS, save_graph
+from build_scripts.openvino.compile import save_graph
 from build_scripts.openvino.profiles import KIND, PROFILES, Profile
 from build_scripts.openvino.quantized import made_by
 from build_scripts.openvino.rounding import rounded, second_moments

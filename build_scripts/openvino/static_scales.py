@@ -25,7 +25,7 @@ import rich
 from tritonguard.errors import BundleError
 
 from engines.local.graph_nodes import Node
-from engines.local.runtime import core
+from engines.local.runtime import core, multiplies_int8
 
 Inputs = dict[str, npt.NDArray[Any]]
 OnProgress = Callable[[int, int], None]
@@ -86,6 +86,7 @@ def smooth_quantized(
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha),
                     disable_bias_correction=True,  # it corrects biases; these layers have none
+                    overflow_fix=_overflow_fix(nncf),
                 ),
             )
     except RuntimeError as error:
@@ -93,6 +94,11 @@ def smooth_quantized(
     _restore(quantized, graph, kept)
     report(total, total)
     return quantized
+
+
+def _overflow_fix(nncf: Any) -> Any:
+    """Seven bits of the weights on a CPU without VNNI: it adds pairs of int8 products in int16, which overflow."""
+    return None if multiplies_int8() else nncf.OverflowFix.ENABLE
 
 
 def _check(graph: ov.Model, inputs: Sequence[Inputs], alpha: float) -> None:

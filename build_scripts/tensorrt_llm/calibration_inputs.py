@@ -18,13 +18,13 @@ import numpy.typing as npt
 from tritonguard.errors import BundleError, InvalidRequest
 from tritonguard.examples import EXAMPLES
 
+from build_scripts.answers import MAX_TOKENS
 from build_scripts.calibration import CalibrationSet
 from build_scripts.parity_corpus import Row
 from engines.program import Choice, Forced, Program, program_for
 from preprocessing.images import model_pixels, read_image
 from preprocessing.prompt import PromptBuilder
 
-MAX_TOKENS = 4096  # as NVIDIA's examples serve the model (--max-model-len 4096)
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 

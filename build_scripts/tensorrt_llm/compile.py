@@ -27,6 +27,7 @@ from tritonguard.errors import BundleError
 from tritonguard.taxonomy import TAXONOMY_VERSION
 
 from build_scripts import answers
+from build_scripts.answers import MAX_TOKENS
 from build_scripts.exit_status import exit_status
 from build_scripts.folders import finished_folder, link_or_copy, plain_file_errors, remove_partial
 from build_scripts.progress import Steps
@@ -35,7 +36,6 @@ from build_scripts.tensor_checks import check_weight_files
 from build_scripts.tensorrt_llm.layout import check_layout, layout_of, quantized_layout
 from build_scripts.tensorrt_llm.profiles import KIND, PROFILES
 from build_scripts.vision_files import check_preprocessor, vision_state
-from engines import program
 from engines.bundle import TENSORRT_LLM
 from engines.checkpoint import Checkpoint
 from engines.manifest import is_current, read_manifest, verify_files, write_manifest
@@ -45,10 +45,8 @@ from engines.tensorrt_llm.engine_config import MAX_BATCH_SIZE, MEMORY_FRACTION, 
 from engines.tensorrt_llm.jit_cache import capture
 from engines.tensorrt_llm.machine import Machine, read_machine
 from engines.tensorrt_llm.preflight import IMAGE, LOADED, check_machine, require
-from preprocessing import answer_text, prompt, stage
 
-MAX_TOKENS = 4096  # as NVIDIA's examples serve the model (--max-model-len 4096)
-SOURCES = (answers, answer_text, engine_config, program, prompt, stage)
+SOURCES = (answers, *answers.SOURCES, engine_config)
 NEEDED = (*LOADED, "chat_template.jinja")
 WARM_UP_S = 3600.0
 """Kernels for a head of 256 values take nvcc minutes; what takes an hour hangs."""

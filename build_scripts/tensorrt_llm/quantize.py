@@ -20,6 +20,7 @@ from tritonguard.errors import BundleError
 
 from build_scripts import calibration
 from build_scripts.calibration import DEFAULT_ROWS
+from build_scripts.checkpoint_files import copy_described, copy_notices, kept_notices, own_notices, refuse_overwriting
 from build_scripts.exit_status import exit_status
 from build_scripts.folders import finished_folder, link_or_copy, plain_file_errors, remove_partial
 from build_scripts.parity_corpus import CorpusError
@@ -37,9 +38,6 @@ from engines.bundle import TENSORRT_LLM
 from engines.manifest import NAME, is_current, read_manifest, write_manifest
 
 SOURCES = (calibration_inputs, modelopt_export)
-NOTICES = "notices"
-_COPIED = ("*.json", "*.jinja", "*.model")
-_NOTICES = ("LICENSE*", "NOTICE*", "README*", "GEMMA_TERMS*")
 _SPARE_BYTES = 100_000_000
 
 
@@ -53,7 +51,7 @@ def quantize(
     Raises BundleError, and leaves `out` as it was: a checkpoint that can't be served, no build environment, too little
     disk, an export that is not what was asked for; GuardError: calibration rows that are too long.
     """
-    _refuse_overwriting(checkpoint, out)
+    refuse_overwriting(out, checkpoint)
     steps = Steps("quantize", total=4)
     steps.next(f"hashing and checking {checkpoint}")
     chosen = None
@@ -120,31 +118,14 @@ def _quantize_weights(source: Source, folder: Path, profile: Profile, chosen: Ca
 
 def _copy_files(source: Path, folder: Path, profile: Profile) -> None:
     """What goes along with the weights: tokenizer, template, processor, notices."""
-    written = {NAME, CONFIG, INDEX} if profile.is_quantized else {NAME}
-    for path in sorted(path for pattern in _COPIED for path in source.glob(pattern)):
-        if path.name not in written:
-            shutil.copyfile(path, folder / path.name)
-    notices = {path.name: path for pattern in _NOTICES for path in source.glob(pattern) if path.is_file()}
-    below = source / NOTICES
-    notices |= {str(path.relative_to(below)): path for path in below.rglob("*") if path.is_file()}
-    for name, path in sorted(notices.items()):
-        (folder / NOTICES / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / NOTICES / name)
+    copy_described(source, folder, but=(CONFIG, INDEX) if profile.is_quantized else ())
+    copy_notices({**own_notices(source), **kept_notices(source)}, folder)
 
 
 def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _SPARE_BYTES:
         raise BundleError(f"{needed / 1e9:.1f} GB of disk are needed for the weights, and {free / 1e9:.1f} GB are free")
-
-
-def _refuse_overwriting(checkpoint: Path, out: Path) -> None:
-    """`out` is replaced as a whole: it must be new, empty, or a folder that a build made."""
-    read, resolved = checkpoint.resolve(), out.resolve()
-    if resolved == read or resolved in read.parents or read in resolved.parents:
-        raise BundleError(f"--out {out} overlaps {checkpoint}, which is read")
-    if out.exists() and not (out / NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"--out {out} holds something that no build made; remove it or choose another")
 
 
 def _parser() -> argparse.ArgumentParser:

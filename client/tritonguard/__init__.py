@@ -32,6 +32,7 @@ from tritonguard.guard import Guard
 from tritonguard.health import CanaryResult, Health
 from tritonguard.label import Label, Safety
 from tritonguard.policy import CustomCategory, Policy, Thresholds
+from tritonguard.policy_cache import Caching
 from tritonguard.request import GuardRequest, Mode, Turn
 from tritonguard.retries import Retries
 from tritonguard.taxonomy import CATEGORIES, TAXONOMY_VERSION, Category
@@ -56,6 +57,7 @@ __all__ = [
     "AsyncMockTransport",
     "AsyncTransport",
     "BundleError",
+    "Caching",
     "CanaryResult",
     "Category",
     "CustomCategory",

@@ -157,6 +157,8 @@ def _facts(policy: Policy) -> Iterator[tuple[str, str]]:
     yield "policy", f"{policy.name} {policy.version}"
     yield "sha256", policy.sha256
     yield "on_error", policy.on_error
+    if policy.cache is not None:
+        yield "cache", f"answers kept for {policy.cache.ttl_s} s"
     lists: Sequence[tuple[str, Sequence[str]]] = (
         ("suppressed", policy.suppress),
         ("injected", [category.name for category in policy.inject]),

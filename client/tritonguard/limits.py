@@ -46,6 +46,8 @@ MAX_ALLOWED_LINE_BYTES = 16 * 1024
 MAX_MARKS = 30
 """Combining marks in a row in a line of `allow_list`: Unicode's own limit for text in streams (UAX #15). Such lines are
 compared in a normal form, which takes time with the square of the run: 64 KiB of marks kept a core busy for seconds."""
+MAX_CACHE_TTL_S = 86_400
+"""Seconds that a policy may have an answer kept."""
 
 MAX_VALUES = 20_000
 """Values in one JSON or YAML text, those inside lists and mappings counted too."""

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_va
 from tritonguard import limits, policy_yaml
 from tritonguard.errors import InvalidRequest
 from tritonguard.models import ContractModel, Text
+from tritonguard.policy_cache import Caching
 from tritonguard.taxonomy import SEXUAL_MINOR, normalise, words
 
 OnError = Literal["block", "allow", "raise"]
@@ -121,6 +122,7 @@ class Policy(ContractModel):
     allow_list: lines that are explicitly permitted even where they touch a category.
     floor: the operator's wish to judge the built-in policy beside any other. also_builtin: the caller's.
     on_error: what an indeterminate verdict or a failure of the service (late, unavailable, overloaded, faulty) means.
+    cache: whether and how long a server may keep answers; None: it keeps none.
 
     Raises InvalidRequest, as every constructor here; its `field` names the key.
     """
@@ -167,6 +169,9 @@ class Policy(ContractModel):
     on_error: Annotated[
         OnError, Field(description="What to do where no verdict can be had; block is the safe choice.")
     ] = "block"
+    cache: Annotated[
+        Caching | None, Field(description="Keep answers for a while and give them again; absent: keep none.")
+    ] = None
 
     _read_taxonomy = field_validator("custom_taxonomy", "inject", mode="before")(_from_names)
 
@@ -232,8 +237,12 @@ class Policy(ContractModel):
         return not (replaced or self.suppress or self.inject or self.allow_list)
 
     def canonical_json(self) -> str:
-        """One text per policy: every field with its default, keys sorted, no spaces."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """One text per policy: every field with its default, keys sorted, no spaces; `cache` only where it is on.
+
+        So a policy without it keeps the hash that it had before there was one.
+        """
+        fields = self.model_dump(mode="json", exclude=set() if self.cache else {"cache"})
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property
     def sha256(self) -> str:

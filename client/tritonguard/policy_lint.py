@@ -16,6 +16,7 @@ from tritonguard.taxonomy import CATEGORIES
 HIGH_THRESHOLD = 0.9
 MANY_SUPPRESSED = len(CATEGORIES) // 4
 LONG_CHARACTERS = 8_000
+LONG_TTL_S = 3_600
 
 _LINE = re.compile(r", line (\d+)$")
 _PLACEHOLDER = re.compile(r"<[A-Za-z][\w .-]*>|\[[A-Z][A-Z0-9_ ]+\]|\{\w+\}|\b(?:TODO|TBD|FIXME|XXX)\b")
@@ -96,6 +97,9 @@ def _decisions(policy: Policy) -> Iterator[tuple[str, str, str]]:
             yield field, "review", "the review margin reaches down to 0: nothing is allowed without a review"
     if policy.on_error == "allow":
         yield "policy.on_error", "on-error", "allow lets texts pass unjudged while the server is down or late"
+    if policy.cache is not None and policy.cache.ttl_s > LONG_TTL_S:
+        told = f"reasoning, which can quote a user, stays in the server's memory for {policy.cache.ttl_s} s"
+        yield "policy.cache.ttl_s", "cache", told
 
 
 def _texts(policy: Policy) -> Iterator[tuple[str, str, str]]:

@@ -22,6 +22,7 @@ SCHEMA_FILE = Path(__file__).with_name("policy.schema.json")
 _CATEGORY = {"$ref": "#/$defs/CustomCategory"}
 _TITLES = {
     "Thresholds": ("Thresholds", "From probability to decision: block at this probability of unsafe, and above."),
+    "Caching": ("Cache", "Off unless this is given: answers are kept for a while and given again, to the same tenant."),
     "CustomCategory": ("Category", "A category of your own; a plain text is a category without a definition."),
 }
 

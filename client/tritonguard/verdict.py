@@ -83,8 +83,8 @@ class Record(ContractModel):
     policy_sha256: of the policy that was judged, which for a named one is the server's. judged: the parts that
     were (`policy_parts`); floor_sha256: of the operator's floor, if that was one. image_sha256: of each image's
     decoded pixels.
-    prompt_tokens: of all rendered prompts; prefix_tokens: of them, the part that was in the cache.
-    timings_ms: milliseconds by stage.
+    prompt_tokens: of all rendered prompts; prefix_tokens: of them, the part whose keys and values were there already.
+    cached: the answer was given before and kept, as the policy's `cache` says. timings_ms: milliseconds by stage.
     """
 
     refusal: ClassVar[type[GuardError]] = InternalError
@@ -103,6 +103,7 @@ class Record(ContractModel):
     precision: Line | None = None
     prompt_tokens: _Count | None = None
     prefix_tokens: _Count | None = None
+    cached: StrictBool = False
     timings_ms: dict[str, _Milliseconds] = Field(default_factory=dict)
 
 

@@ -1,10 +1,9 @@
-"""What the model has read so far: keys and values of token ids at positions 0 to T-1, and the cache of them."""
+"""What the model has read so far: keys and values of token ids at positions 0 to T-1."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,13 +13,25 @@ _BLOCK = 32
 """Contexts hold whole blocks of tokens: OpenVINO makes its kernels anew for each length that it meets."""
 
 
+@dataclass
+class _Room:
+    """How many places of a context's arrays are taken; all contexts on the same arrays share it."""
+
+    taken: int
+
+
 @dataclass(frozen=True)
 class Context:
-    """keys, values: float32 [layers, kv heads, T, head dim], of which the first `length` count."""
+    """keys, values: float32 [layers, kv heads, T, head dim], of which the first `length` count.
+
+    A token takes a free place of the last block where there is one, so that only each block copies what was before it.
+    A place is written once, and no context that doesn't count it looks at it: each stays what it is.
+    """
 
     length: int
     keys: FloatArray
     values: FloatArray
+    _room: _Room | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def empty(cls, config: TextConfig) -> Context:
@@ -28,39 +39,35 @@ class Context:
         zeros = np.zeros((config.num_hidden_layers, config.num_key_value_heads, 1, config.head_dim), np.float32)
         return cls(0, zeros, zeros)
 
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
     def extended(self, keys: FloatArray, values: FloatArray, places: Sequence[int]) -> Context:
-        """With the states at `places` of one row's pass behind it. keys, values: [layers, kv heads, S, head dim]."""
+        """With the states at `places` of one row's pass behind it. keys, values: [layers, kv heads, S, head dim].
+
+        Of two contexts that extend the same one, the second gets arrays of its own.
+        """
         length = self.length + len(places)
-        return Context(
-            length,
-            self._joined(self.keys, keys[:, :, list(places)], length),
-            self._joined(self.values, values[:, :, list(places)], length),
-        )
+        if self._room is not None and self._room.taken == self.length and length <= self.keys.shape[2]:
+            longer = Context(length, self.keys, self.values, self._room)
+        else:
+            longer = Context(length, self._copied(self.keys, length), self._copied(self.values, length), _Room(length))
+        longer.keys[:, :, self.length : length] = keys[:, :, list(places)]
+        longer.values[:, :, self.length : length] = values[:, :, list(places)]
+        assert longer._room is not None
+        longer._room.taken = length
+        return longer
 
-    def _joined(self, held: FloatArray, more: FloatArray, length: int) -> FloatArray:
+    def sealed(self) -> Context:
+        """The same, never written to again: whoever extends it gets arrays of its own."""
+        for states in (self.keys, self.values):
+            states.flags.writeable = False
+        return Context(self.length, self.keys, self.values)
+
+    def _copied(self, held: FloatArray, length: int) -> FloatArray:
+        """With room for `length` tokens, in whole blocks."""
         room = -(-length // _BLOCK) * _BLOCK
-        joined = np.zeros((*held.shape[:2], room, held.shape[3]), np.float32)
-        joined[:, :, : self.length] = held[:, :, : self.length]
-        joined[:, :, self.length : length] = more
-        return joined
-
-
-class ContextCache:
-    """The contexts of policy prefixes by their token ids, least recently used ones dropped. Not thread-safe."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: OrderedDict[tuple[int, ...], Context] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def get(self, ids: tuple[int, ...]) -> Context | None:
-        if ids in self._held:
-            self._held.move_to_end(ids)
-        return self._held.get(ids)
-
-    def put(self, ids: tuple[int, ...], context: Context) -> None:
-        self._held[ids] = context
-        while len(self._held) > self._most:
-            self._held.popitem(last=False)
+        copy = np.zeros((*held.shape[:2], room, held.shape[3]), np.float32)
+        copy[:, :, : self.length] = held[:, :, : self.length]
+        return copy

@@ -1,12 +1,14 @@
 """The local engine: decode programs on the OpenVINO graphs of a bundle.
 
 A verdict is one pass, with or without a response: prompt and forced head behind the cached prefix, both answers
-to the user's choice as branches of one tree. Jobs that share a prefix ride in one batch. Category lists and
-reasoning take further passes, a token at a time, and ask the clock between them.
+to the user's choice as branches of one tree. Jobs that share a prefix ride in one batch, and the images of a call
+pass the tower together, those that it has not seen. Category lists and reasoning take further passes, a token at a
+time, and ask the clock between them.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -19,8 +21,12 @@ from tritonguard.errors import BundleError, DeadlineExceeded, GuardError, Unavai
 
 from engines.bundle import Bundle
 from engines.checkpoint import FloatArray
-from engines.local.context import Context, ContextCache
+from engines.local.cache_limits import CacheLimits
+from engines.local.context import Context
+from engines.local.image_cache import ImageCache
 from engines.local.passes import Passes
+from engines.local.prefix_cache import PrefixCache
+from engines.local.prefix_files import PrefixFiles
 from engines.local.shape import Shape
 from engines.local.steps import Written, write_line, write_names, write_text
 from engines.program import Choice
@@ -29,7 +35,6 @@ from engines.protocol import Answer, Capabilities, Job
 SERVED_SEGMENTS = frozenset({"Forced", "Choice", "NameList", "FreeText"})
 """Program segments that this engine executes, and the most choices in a program."""
 SERVED_CHOICES = 2
-_KEPT_PREFIXES = 16
 
 
 @dataclass
@@ -61,17 +66,33 @@ class _Run:
 class LocalEngine:
     """Thread-safe: one pass at a time over one set of graphs."""
 
-    def __init__(self, passes: Passes, capabilities: Capabilities) -> None:
+    def __init__(
+        self,
+        passes: Passes,
+        capabilities: Capabilities,
+        limits: CacheLimits | None = None,
+        files: PrefixFiles | None = None,
+    ) -> None:
+        """limits: of its caches; None: the default. files: where prefixes are kept on disk; None: nowhere."""
+        limits = limits or CacheLimits()
         self._passes = passes
         self._capabilities = capabilities
-        self._prefixes = ContextCache(_KEPT_PREFIXES)
+        self._prefixes = PrefixCache(limits.prefixes, files)
+        self._images = ImageCache(limits.images)
         self._lock = threading.Lock()
         self._closed = False
 
     @classmethod
-    def load(cls, bundle: Bundle) -> LocalEngine:
-        """Compile the bundle's graphs for this CPU. Raises BundleError when they can't be."""
-        return cls(Passes.load(bundle.folder), bundle.capabilities)
+    def load(cls, bundle: Bundle, *, keep_prefixes: bool = False) -> LocalEngine:
+        """Compile the bundle's graphs for this CPU, with caches as the environment limits them.
+
+        keep_prefixes: on disk, beside the bundle. Raises BundleError when the graphs can't be compiled, and ValueError
+        for a limit that is no number.
+        """
+        limits = CacheLimits.of(os.environ)
+        passes = Passes.load(bundle.folder)
+        files = PrefixFiles.beside(bundle, limits.prefixes) if keep_prefixes and limits.prefixes else None
+        return cls(passes, bundle.capabilities, limits, files)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -82,7 +103,7 @@ class LocalEngine:
         return 1
 
     def statistics(self) -> dict[str, float]:
-        return {"prefixes": float(len(self._prefixes))}
+        return {**self._prefixes.statistics(), **self._images.statistics()}
 
     def health(self) -> bool:
         return not self._closed
@@ -90,7 +111,9 @@ class LocalEngine:
     def close(self) -> None:
         """Nothing runs once this returns; a call after it is answered with Unavailable."""
         with self._lock:
-            self._closed = True
+            if not self._closed:
+                self._closed = True
+                self._prefixes.close()
 
     def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]:
         """One result per job: an Answer; DeadlineExceeded if its time ran out in the queue, between two passes
@@ -107,6 +130,7 @@ class LocalEngine:
                     waiting[index] = self._begin(index, job)
                 except GuardError as error:
                     results[index] = error
+            self._see([run for run in waiting.values() if run.job.pixels is not None])
             groups: dict[tuple[int, ...], list[_Run]] = defaultdict(list)
             for run in waiting.values():
                 groups[run.prefix].append(run)
@@ -123,14 +147,18 @@ class LocalEngine:
         run.check()
         return run
 
+    def _see(self, runs: Sequence[_Run]) -> None:
+        """The features of these runs' images, of which each has at least one."""
+        began = time.monotonic()
+        images = [run.job.pixels for run in runs if run.job.pixels is not None]
+        seen = iter(self._images.features([image for each in images for image in each], self._passes.see))
+        for run, own in zip(runs, images, strict=True):
+            run.features = np.concatenate([next(seen) for _ in own])
+            run.timings["vision"] = (time.monotonic() - began) * 1e3
+
     def _group(self, runs: Sequence[_Run], results: list[Answer | GuardError | None]) -> None:
         """Run jobs that share a prefix: those that only judge in one batch, the others one by one."""
         prefix = self._prefix(runs)
-        for run in runs:
-            if run.job.pixels is not None:
-                began = time.monotonic()
-                run.features = self._passes.see(run.job.pixels)
-                run.timings["vision"] = (time.monotonic() - began) * 1e3
         thinking = [run for run in runs if run.shape.text is not None]
         judging = [run for run in runs if run.shape.text is None]
         if judging:
@@ -142,14 +170,11 @@ class LocalEngine:
     def _prefix(self, runs: Sequence[_Run]) -> Context:
         """The context of these runs' prefix, from the cache or computed."""
         began = time.monotonic()
-        ids = runs[0].prefix
-        context = self._prefixes.get(ids)
-        reused = 0 if context is None else context.length
-        if context is None:
-            context = self._passes.extend(self._passes.empty, ids) if ids else self._passes.empty
-            self._prefixes.put(ids, context)
+        ids, context, reused = runs[0].prefix, self._passes.empty, False
+        if ids:
+            context, reused = self._prefixes.obtain(ids, lambda: self._passes.extend(self._passes.empty, ids))
         for run in runs:
-            run.reused = reused
+            run.reused = context.length if reused else 0
             run.timings["prefix"] = (time.monotonic() - began) * 1e3
         return context
 

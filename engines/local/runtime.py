@@ -50,6 +50,16 @@ def native_precisions() -> tuple[str, ...]:
     return tuple(name for name in PRECISIONS if name == "f32" or name.upper() in has)
 
 
+def multiplies_int8() -> bool:
+    """Whether this CPU sums int8 products in int32 (VNNI, AMX). Without it OpenVINO leaves the inputs of int8 weights
+    float, and sums of fixed-scale products can overflow."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(flags)
+
+
 def refuse_foreign(config: EngineConfig) -> None:
     """Raises BundleError where this CPU would compute in another arithmetic than the one that was compiled for."""
     if config.arithmetic not in native_precisions():

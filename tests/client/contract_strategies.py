@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from tritonguard import (
     CATEGORIES,
+    Caching,
     GuardRequest,
     Label,
     Mode,
@@ -41,6 +42,7 @@ def policies(draw: st.DrawFn) -> Policy:
         "thresholds": Thresholds(user=draw(PROBABILITY), response=draw(PROBABILITY), review_margin=margin),
         "on_error": draw(st.sampled_from(["block", "allow", "raise"])),
         "floor": draw(st.booleans()),
+        "cache": draw(st.none() | st.builds(Caching, ttl_s=st.integers(1, 86_400))),
     }
     match draw(st.sampled_from(["built-in", "a", "b", "derived"])):
         case "a":
@@ -112,6 +114,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
         policy_sha256=policy.sha256,
         model_revision=draw(st.none() | FILLED),
         prompt_tokens=draw(st.none() | st.integers(0, 10**6)),
+        cached=draw(st.booleans()),
         timings_ms=draw(st.dictionaries(st.sampled_from(["decode", "preprocess"]), st.floats(0, 1e6))),
     )
     return Verdict(label=label, outcome=decide(label, policy), record=record)

@@ -11,7 +11,7 @@ import pytest
 from contract_strategies import policies
 from hypothesis import given
 from hypothesis import strategies as st
-from tritonguard import InvalidRequest, Policy, Thresholds
+from tritonguard import Caching, InvalidRequest, Policy, Thresholds
 
 
 def refused(**values: Any) -> InvalidRequest:
@@ -65,6 +65,13 @@ def test_how_a_policy_was_written_does_not_change_its_hash() -> None:
         ({"version": "1.0"}, "policy.version"),
         ({"name": ""}, "policy.name"),
         ({"on_error": "ignore"}, "policy.on_error"),
+        ({"cache": {"ttl_s": 0}}, "policy.cache.ttl_s"),
+        ({"cache": {"ttl_s": 86_401}}, "policy.cache.ttl_s"),
+        ({"cache": {"ttl_s": 1.5}}, "policy.cache.ttl_s"),
+        ({"cache": {"ttl_s": True}}, "policy.cache.ttl_s"),
+        ({"cache": {}}, "policy.cache.ttl_s"),
+        ({"cache": {"ttl_s": 60, "size": 1}}, "policy.cache.size"),
+        ({"cache": True}, "policy.cache"),
         ({"floor": "yes"}, "policy.floor"),
         ({"suppress": ["Not a category"]}, "policy.suppress"),
         ({"custom_policy": "  "}, "policy.custom_policy"),
@@ -177,4 +184,15 @@ def test_deeply_nested_json_is_refused() -> None:
 
 
 def test_canonical_json_is_plain_json_with_every_field() -> None:
-    assert set(json.loads(Policy().canonical_json())) == set(Policy.model_fields)
+    cached = Policy(cache=Caching(ttl_s=60))
+    assert set(json.loads(cached.canonical_json())) == set(Policy.model_fields)
+    # One that was hashed before there was a cache has the hash that it had.
+    assert set(json.loads(Policy().canonical_json())) == set(Policy.model_fields) - {"cache"}
+
+
+def test_nothing_is_cached_unless_the_policy_says_for_how_long() -> None:
+    assert Policy().cache is None
+    assert Policy.from_yaml("cache: null") == Policy.from_yaml("name: built-in") == Policy()
+    policy = Policy.from_yaml("name: mine\ncache: {ttl_s: 60}\n")
+    assert policy.cache == Caching(ttl_s=60)
+    assert policy.sha256 not in {Policy(name="mine").sha256, Policy(name="mine", cache=Caching(ttl_s=61)).sha256}

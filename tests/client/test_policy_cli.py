@@ -115,6 +115,8 @@ def test_lint_tells_an_error_with_file_line_and_field(run: Run, write: Write, te
         pytest.param("thresholds:\n  user: 0.2\n  response: 0", [(3, "threshold")], id="zero"),
         pytest.param("thresholds:\n  user: 0.2\n  review_margin: 0.3", [(2, "review")], id="all is reviewed"),
         pytest.param("\non_error: allow", [(2, "on-error")], id="fail open"),
+        pytest.param("cache: {ttl_s: 3600}", [], id="kept for an hour"),
+        pytest.param("name: built-in\ncache:\n  ttl_s: 3601", [(3, "cache")], id="and for longer"),
         pytest.param("inject:\n- Leak\n- name: X\n  definition: of <name>", [(3, "placeholder")], id="placeholder"),
         pytest.param("allow_list:\n- chess\n- TODO", [(3, "placeholder")], id="to do"),
         pytest.param(f"allow_list: [{'x' * 9000}]", [(1, "long")], id="long"),
@@ -173,12 +175,24 @@ def test_render_of_the_builtin_policy_says_that_there_is_no_argument(run: Run, w
 
 def test_show_names_parts_categories_thresholds_and_hash(run: Run, write: Write) -> None:
     file = write(
-        "name: mine\nsuppress: [Profanity]\ninject: [Leak]\nalso_builtin: true\nthresholds: {user: 0.35}\n", "mine.yaml"
+        "name: mine\nsuppress: [Profanity]\ninject: [Leak]\nalso_builtin: true\nthresholds: {user: 0.35}\n"
+        "cache: {ttl_s: 90}\n",
+        "mine.yaml",
     )
     code, out, _ = run("show", file)
     assert code == 0
     policy = Policy.from_yaml(Path(file))
-    for part in (policy.sha256, "mine 1.0.0", "custom_taxonomy", "built-in", "Leak", "Profanity", "0.35", "block"):
+    for part in (
+        policy.sha256,
+        "mine 1.0.0",
+        "custom_taxonomy",
+        "built-in",
+        "Leak",
+        "Profanity",
+        "0.35",
+        "block",
+        "90 s",
+    ):
         assert part in out
 
 

@@ -58,7 +58,7 @@ def test_another_kind_another_target_and_no_folder_are_refused(tmp_path: Path) -
     with pytest.raises(BundleError, match="is a checkpoint"):
         Bundle.open(bundle(tmp_path / "c", kind="checkpoint"))
     with pytest.raises(BundleError, match="target"):
-        open_engine(Bundle.open(bundle(tmp_path / "t", target="tensorrt-llm")))
+        open_engine(Bundle.open(bundle(tmp_path / "t", target="onnx")))
     with pytest.raises(BundleError, match=r"manifest\.json"):
         Bundle.open(tmp_path / "none")
 

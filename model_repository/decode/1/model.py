@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from tritonguard.errors import GuardError
 from tritonguard.request import MAX_DEADLINE_S
 from tritonguard.tensors import DECODED, MODEL_INPUT
 
+from engines.answer_cache import AnswerCache
 from engines.bundle import Bundle, open_engine
 from engines.scheduler import MOST_WAITING, Scheduler
 from engines.stage import DecodeStage, Done, Result, Tensors
 from preprocessing.answer_text import AnswerText
-from serving.adapter import Adapter, bundle_folder, most_waiting
+from serving.adapter import Adapter, bundle_folder, cache_mb, most_waiting
 from serving.metrics import Metrics
 from serving.occupancy import Occupancy
 
@@ -23,8 +23,8 @@ class TritonPythonModel:
         bundle = Bundle.open(bundle_folder())
         self._text = text = AnswerText(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
         occupancy, length = Occupancy.of_server(), most_waiting(MOST_WAITING)
-        self._scheduler = scheduler = Scheduler(open_engine(bundle), most_waiting=length, show=occupancy.show)
-        self._stage = DecodeStage(
+        self._scheduler = scheduler = Scheduler(open_engine(bundle, keep_prefixes=True), most_waiting=length, show=occupancy.show)
+        self._stage = stage = DecodeStage(
             bundle,
             scheduler,
             encode=text.encode,
@@ -32,13 +32,11 @@ class TritonPythonModel:
             end=text.end,
             marks=text.marks,
             image_size=bundle.image_size,
+            cache=AnswerCache(cache_mb() * 1_000_000),
         )
         self._adapter = Adapter(pb_utils, inputs=MODEL_INPUT, outputs=DECODED)
-        # First calls allocate, compile and fill the prefix cache: not in a caller's time.
-        result = self._stage.run(text.warm_up(deadline_s=MAX_DEADLINE_S))
-        if isinstance(result, GuardError):
-            raise result
-        self._metrics = Metrics(pb_utils, gauges=scheduler.statistics, answers=scheduler.answers)
+        stage.warm_up(text.warm_up(deadline_s=MAX_DEADLINE_S))
+        self._metrics = Metrics(pb_utils, gauges=stage.statistics, counters=stage.counters)
 
     def is_ready(self) -> bool:
         return self._scheduler.engine.health()  # asked by Triton 26.03 and newer
