@@ -10,7 +10,7 @@ POOL ?= ../shared/data/train_pool
 ADAPTER ?= adapters/embedded
 BUNDLE := build/bundle
 
-.PHONY: help demo bundle build-demo serve test test-fast test-reference lint bench-start bench-quick bench-images gpu-day-one accuracy modes pair-passes chaos soak bulk-kills train lock clean
+.PHONY: help demo bundle build-demo serve test test-fast test-reference lint bench-start bench-quick latency bench-images gpu-day-one accuracy modes pair-passes chaos soak bulk-kills train lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -55,6 +55,11 @@ bench-start: bundle ## seconds from the start of a server to its first verdict, 
 
 bench-quick: bundle ## p50 of the bare forward and p50 through client and Triton, in one run
 	$(PY) -m benchmarks.quick --bundle $(BUNDLE)
+
+CONCURRENCIES ?= 1,8,32
+WORKLOAD ?= verdicts
+latency: bundle ## latency under load, stages and verdicts in one table (WORKLOAD=mixed CONCURRENCIES=1,8 RATES=2,4)
+	$(PY) -m benchmarks.latency --bundle $(BUNDLE) --workload $(WORKLOAD) --concurrencies $(CONCURRENCIES) $(if $(RATES),--rates $(RATES)) --find-limit --out build/latency
 
 bench-images: bundle ## the vision tower with an image repeated 80 %, its cache on and off
 	$(PY) -m benchmarks.repeated_images --bundle $(BUNDLE)

@@ -14,8 +14,9 @@ from benchmarks.latency.loops import VERDICT, Sample
 from benchmarks.latency.stages import Split
 from benchmarks.latency.verdicts import Accuracy, Flips, Judged, accuracy, flips
 
-LATE_MS = 10.0
-"""A generator that sends a hundredth of its requests later than this is itself what limits."""
+LATE_MS, LATE_SHARE = 10.0, 0.05
+"""A generator that sends a hundredth of its requests later than this, and than this share of the median latency, is
+itself what limits."""
 BUSY = 0.9
 """So is one whose event loop takes more than this share of a core."""
 IN_SERVER = "server"
@@ -65,17 +66,14 @@ class Latency:
 @dataclass(frozen=True)
 class Generator:
     """What the generator did. offered_per_s: what was asked of it; None: a closed loop. sent_per_s: what it sent.
-    late_p99_ms: behind its schedule. core_share: of one core, that its event loop used."""
+    late_p99_ms: behind its schedule. core_share: of one core, that its event loop used. limited: the figures are of the
+    generator and not of the server."""
 
     offered_per_s: float | None
     sent_per_s: float
     late_p99_ms: float
     core_share: float
-
-    @property
-    def limited(self) -> bool:
-        """Whether the figures are of the generator and not of the server."""
-        return self.late_p99_ms > LATE_MS or self.core_share > BUSY
+    limited: bool
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ class Point:
     goodput_per_s: of those, within `slo_ms`. within_slo: share of `requests` that got a verdict within it. split: by
     Triton's statistics, settling included; None: not told. timings_ms: means of the verdicts' own records. outside_ms:
     mean of what is not in the server: client, network, and waiting to be sent. prefix_share: of prompt tokens, those
-    whose keys and values were kept. interrupted: ended before its time.
+    whose keys and values were kept. kept: verdicts that the server had given before and kept. interrupted: ended before
+    its time.
     """
 
     load: Load
@@ -106,6 +105,7 @@ class Point:
     outside_ms: float | None
     prompt_tokens: float | None
     prefix_share: float | None
+    kept: int
     accuracy: Accuracy
     flips: Flips
     interrupted: bool = False
@@ -133,19 +133,23 @@ def point(
     for sample in verdicts:
         by_kind.setdefault(sample.planned.kind, []).append(sample.latency_s * 1e3)
     within = sum(sample.latency_s * 1e3 <= slo_ms for sample in verdicts)
-    late = [(sample.sent - sample.intended) * 1e3 for sample in counted]
+    latency = Latency.of([sample.latency_s * 1e3 for sample in verdicts])
+    late = Latency.of([(sample.sent - sample.intended) * 1e3 for sample in counted]).p99 or 0.0
+    allowed = max(LATE_MS, LATE_SHARE * (latency.p50 or 0.0))
     return Point(
         load=load,
         slo_ms=slo_ms,
         requests=len(counted),
         answered=sum(sample.reply.verdict is not None for sample in samples),
         errors=dict(sorted(Counter(one.reply.word for one in counted if one.reply.word != VERDICT).items())),
-        latency=Latency.of([sample.latency_s * 1e3 for sample in verdicts]),
+        latency=latency,
         by_kind={kind: Latency.of(times) for kind, times in sorted(by_kind.items())},
         verdicts_per_s=len(came) / seconds,
         goodput_per_s=sum(sample.latency_s * 1e3 <= slo_ms for sample in came) / seconds,
         within_slo=within / len(counted) if counted else 0.0,
-        generator=Generator(load.rate, sent / max(ended, 1e-9), Latency.of(late).p99 or 0.0, core_share),
+        generator=Generator(
+            load.rate, sent / max(ended, 1e-9), late, core_share, limited=late > allowed or core_share > BUSY
+        ),
         split=split,
         **_of_records(verdicts),
         accuracy=accuracy(counted),
@@ -170,4 +174,5 @@ def _of_records(verdicts: Sequence[Sample]) -> dict[str, Any]:
         "outside_ms": fmean(outside) if outside else None,
         "prompt_tokens": float(np.median(prompts)) if prompts else None,
         "prefix_share": sum(prefixes) / sum(prompts) if prompts else None,
+        "kept": sum(record.cached for _, record in records),
     }

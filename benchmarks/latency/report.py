@@ -47,6 +47,8 @@ def notes(point: Point) -> list[str]:
     if point.generator.limited:
         late, share = point.generator.late_p99_ms, point.generator.core_share
         told.append(f"the generator was the limit: p99 {late:.0f} ms late, {share:.0%} of a core")
+    if point.kept:
+        told.append(f"{point.kept} of {point.latency.n} verdicts were kept answers")
     if 0 < point.latency.n < FEW:
         told.append(f"p99 of {point.latency.n} verdicts is the slowest")
     if point.split is None and point.answered and not point.interrupted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from latency_stand_ins import figures, planned, sample
 from tritonguard.errors import InvalidRequest
 
 from benchmarks.latency.figures import Latency, Load
+from benchmarks.latency.report import notes
 from benchmarks.latency.stages import Counters, between
 from benchmarks.latency.verdicts import Accuracy, Flips, accuracy, flips, judged_of, read_reference
 from benchmarks.report import write_json
@@ -74,8 +76,21 @@ def test_a_generator_that_is_late_or_busy_is_the_limit() -> None:
     on_time = figures([sample(n / 10, 0.1) for n in range(100)])
     late = figures([sample(n / 10, 0.1, late=0.05 if n > 97 else 0.0) for n in range(100)])
     busy = figures([sample(1.0, 0.1)], core_share=0.95)
-    assert [one.generator.limited for one in (on_time, late, busy)] == [False, True, True]
+    hardly = figures([sample(n / 10, 2.0, late=0.05) for n in range(100)])  # beside what it measures
+    assert [one.generator.limited for one in (on_time, late, busy, hardly)] == [False, True, True, False]
     assert on_time.generator.offered_per_s == 10.0
+
+
+def test_kept_answers_are_counted_and_told() -> None:
+    fresh = sample(1.0, 0.1)
+    assert fresh.reply.verdict is not None
+    verdict = fresh.reply.verdict
+    record = verdict.record.model_copy(update={"cached": True})
+    kept = replace(fresh, reply=replace(fresh.reply, verdict=replace(verdict, record=record)))
+    mixed = figures([fresh, kept, kept])
+    assert mixed.kept == 2
+    assert "2 of 3 verdicts were kept answers" in notes(mixed)
+    assert not any("kept" in note for note in notes(figures([fresh])))
 
 
 def test_kinds_are_told_apart() -> None:

@@ -37,7 +37,9 @@ class Words(Protocol):
     def names(self, shape: str, *, most: int = 24, pair: bool = False) -> Program: ...
     def line(self, most: int) -> Program: ...
     def thinking(self, budget: int, *, pair: bool = False, without: frozenset[int] = frozenset()) -> Program: ...
-    def ids(self, length: int, *, seed: int = 0, images: int = 0) -> npt.NDArray[np.int32]: ...
+    def ids(
+        self, length: int, *, seed: int = 0, images: int = 0, program: Program | None = None
+    ) -> npt.NDArray[np.int32]: ...
     def pixels(self, images: int, *, seed: int = 0) -> npt.NDArray[np.uint8]: ...
 
 
@@ -56,7 +58,7 @@ class Subject:
     controls: Any = None
 
     def job(self, program: Program, length: int = 24, *, seed: int = 0, images: int = 0, **values: Any) -> Job:
-        ids = self.words.ids(length, seed=seed, images=images)
+        ids = self.words.ids(length, seed=seed, images=images, program=program)
         pixels = self.words.pixels(images, seed=seed) if images else None
         return Job(ids, values.pop("prefix_length", 0), program, pixels, **values)
 
@@ -77,7 +79,7 @@ class Subject:
     def agrees(self, job: Job) -> Answer:
         """The engine's answer, held to the program's grammar and to the definition."""
         answer = self.answer(job)
-        well_formed(job.program, answer, lists=self.definition is not None)
+        well_formed(job.program, answer, all_known=self.definition is not None)
         if self.definition is not None:
             same(answer, self.definition.answer(job))
         return answer
@@ -90,15 +92,19 @@ def same(answer: Answer, expected: Answer) -> None:
     assert answer.truncated == expected.truncated
 
 
-def well_formed(program: Program, answer: Answer, *, lists: bool = True) -> None:
+def well_formed(program: Program, answer: Answer, *, all_known: bool = True) -> None:
     """What the program's grammar and the protocol say of any answer: raises AssertionError where it breaks them.
 
-    lists: False where one may be handed on for the parser to refuse, since too little was known of its names.
+    all_known: False where the engine may not learn how likely an option is. Then a choice may be no verdict (NaN, and
+    never safe), and a list one that the parser refuses.
     """
-    assert answer.choice_logprobs.dtype == np.float32
-    assert answer.choice_logprobs.shape == (len(program.choices), 2)
-    np.testing.assert_allclose(np.exp(answer.choice_logprobs.astype(float)).sum(axis=1), 1.0, atol=1e-5)
-    left, rows = list(answer.ids), list(answer.choice_logprobs)
+    logprobs = answer.choice_logprobs
+    assert logprobs.dtype == np.float32
+    assert logprobs.shape == (len(program.choices), 2)
+    read = np.isfinite(logprobs).all(axis=1)
+    assert read.all() or not all_known
+    np.testing.assert_allclose(np.exp(logprobs[read].astype(float)).sum(axis=1), 1.0, atol=1e-5)
+    left, rows = list(answer.ids), list(logprobs)
     for segment in program.segments:
         if isinstance(segment, Forced):
             assert _taken(left, len(segment.ids)) == segment.ids
@@ -112,8 +118,8 @@ def well_formed(program: Program, answer: Answer, *, lists: bool = True) -> None
             assert answer.truncated == (len(text) == segment.max_tokens)
             assert not set(text) & {segment.stop, segment.end[0], *segment.without}
             _taken(left, len(segment.end))
-        elif (answer.choice_logprobs[:, 0] <= answer.choice_logprobs[:, 1]).any():
-            if not lists:
+        elif (logprobs[:, 0] <= logprobs[:, 1]).any():
+            if not all_known:
                 return
             _list_is_well_formed(segment, left)
     assert not left

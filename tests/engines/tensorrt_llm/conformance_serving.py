@@ -89,7 +89,7 @@ def thirty_two_at_once_equal_one_by_one(subject: Subject, kind: str) -> None:
     jobs = [subject.job(programs[at % len(programs)], 12 + at, seed=at, images=int(at % 5 == 0)) for at in range(32)]
     for job, result in zip(jobs, subject.at_once(jobs), strict=True):
         assert isinstance(result, Answer), result
-        well_formed(job.program, result, lists=subject.definition is not None)
+        well_formed(job.program, result, all_known=subject.definition is not None)
         if subject.definition is not None:
             same(result, subject.definition.answer(job))
 

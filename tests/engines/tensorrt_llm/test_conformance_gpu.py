@@ -60,10 +60,14 @@ class RealWords:
     def thinking(self, budget: int, *, pair: bool = False, without: frozenset[int] = frozenset()) -> Program:
         return self._program(Mode.THINK, has_response=pair, think_budget=budget, marks=without)
 
-    def ids(self, length: int, *, seed: int = 0, images: int = 0) -> npt.NDArray[np.int32]:
+    def ids(
+        self, length: int, *, seed: int = 0, images: int = 0, program: Program | None = None
+    ) -> npt.NDArray[np.int32]:
         """A prompt that asks about random words, of this length where the template leaves them room."""
         words = np.random.default_rng(seed).choice(_WORDS, length).tolist()
-        arguments = template_arguments(Mode.VERDICT, BUILT_IN)
+        kinds = program.kinds if program else frozenset()
+        mode = Mode.THINK if "FreeText" in kinds else Mode.CATEGORIES if "NameList" in kinds else Mode.VERDICT
+        arguments = template_arguments(mode, BUILT_IN)
 
         def asking(count: int) -> list[int]:
             return self._builder.tokens(" ".join(words[:count]), None, arguments, images=images)

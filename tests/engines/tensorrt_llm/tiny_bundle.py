@@ -52,7 +52,9 @@ class Tiny:
     def image_token(self) -> int:
         return self.vocabulary
 
-    def ids(self, length: int, *, seed: int = 0, images: int = 0) -> npt.NDArray[np.int32]:
+    def ids(
+        self, length: int, *, seed: int = 0, images: int = 0, program: Program | None = None
+    ) -> npt.NDArray[np.int32]:
         """A random prompt that begins with `<bos>`; images stand behind the first word of it."""
         words = np.random.default_rng(seed).integers(FIRST_WORD, self.vocabulary, length - 1).tolist()
         marks = [IMAGE_MARK, *[self.image_token] * IMAGE_TOKENS, IMAGE_END] * images
