@@ -23,7 +23,9 @@ class TritonPythonModel:
         bundle = Bundle.open(bundle_folder())
         self._text = text = AnswerText(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
         occupancy, length = Occupancy.of_server(), most_waiting(MOST_WAITING)
-        self._scheduler = scheduler = Scheduler(open_engine(bundle, keep_prefixes=True), most_waiting=length, show=occupancy.show)
+        self._scheduler = scheduler = Scheduler(
+            open_engine(bundle, keep_prefixes=True), most_waiting=length, show=occupancy.show
+        )
         self._stage = stage = DecodeStage(
             bundle,
             scheduler,

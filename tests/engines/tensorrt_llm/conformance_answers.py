@@ -67,7 +67,7 @@ def pair(subject: Subject, seed: int) -> None:
 
 @case("tensorrt-llm.md 0b.10: both positions read", on=_SMALL)
 def pairs_of_all_four_labels_are_met(subject: Subject) -> None:
-    answers = [subject.answer(subject.job(subject.words.pair, 12 + seed, seed=seed)) for seed in range(48)]
+    answers = [subject.answer(subject.job(subject.words.pair, 12 + seed, seed=seed)) for seed in range(32)]
     met = {tuple((answer.choice_logprobs[:, 0] > answer.choice_logprobs[:, 1]).tolist()) for answer in answers}
     assert met == {(True, True), (True, False), (False, True), (False, False)}
 
@@ -136,7 +136,7 @@ def reasoning_before_a_pair(subject: Subject, seed: int) -> None:
 
 @case("engines/protocol.py Answer.truncated: the reasoning was ended by its budget", on=_SMALL)
 def reasoning_ends_by_itself_and_by_its_budget(subject: Subject) -> None:
-    ended = {subject.agrees(subject.job(subject.words.thinking(10), seed=seed)).truncated for seed in range(24)}
+    ended = {subject.agrees(subject.job(subject.words.thinking(10), seed=seed)).truncated for seed in range(12)}
     assert ended == {True, False}
 
 
