@@ -19,7 +19,8 @@ VOUCHED = "TRITONGUARD_TENSORRT_LLM"
 """Environment variable: another version of the package, that the operator vouches for."""
 PACKAGES = ("tensorrt_llm", "openai", "flashinfer-python", "flashinfer-jit-cache")
 MPI_PREFIXES = ("OMPI_", "PMIX_", "PMI_")
-SHARED_MEMORY = Path("/dev/shm")  # nosec B108: its size is asked, nothing is written
+# Its size is asked; nothing is written there.
+SHARED_MEMORY = Path("/dev/shm")  # nosec B108
 _MIB = 1 << 20
 _QUERY_S = 30.0
 

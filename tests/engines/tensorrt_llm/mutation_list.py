@@ -1,7 +1,4 @@
-"""What engines/tensorrt_llm does against each trap, and the cases that must fail where it does not.
-
-A mutation takes one handler out, as a change of the text of one file. Sources: entries of `behaviour.json`, or as said.
-"""
+"""What engines/tensorrt_llm does against each trap, and the cases that must fail where it does not."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutation:
-    """handler: what is taken out. file: below engines/tensorrt_llm, where `old` stands once and becomes `new`. trap:
-    what then happens, by its entry in `behaviour.json` or its source. killed_by: cases, each of which must fail."""
+    """file: below engines/tensorrt_llm, where `old` stands once and becomes `new`. trap: what it is against, by its
+    entry in `behaviour.json` or its source. killed_by: cases, each of which must fail."""
 
     handler: str
     trap: str

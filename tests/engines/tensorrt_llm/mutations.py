@@ -24,8 +24,9 @@ from unittest import mock
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 PACKAGE = ROOT / "engines" / "tensorrt_llm"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(HERE), str(ROOT / "tests" / "tensorrt_llm_double")]
-sys.path.append(str(ROOT / "tests" / "tensorrt_llm_double" / "torch_stand_in"))
+if __name__ == "__main__":  # not where a test imports it: another's `import torch` would find the stand-in
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(HERE), str(ROOT / "tests" / "tensorrt_llm_double")]
+    sys.path.append(str(ROOT / "tests" / "tensorrt_llm_double" / "torch_stand_in"))
 
 from mutation_list import MUTATIONS, Mutation  # noqa: E402
 
@@ -71,19 +72,11 @@ def _run_in_child(folder: Path, cases: Sequence[str]) -> None:
 
 def _passed(folder: Path, cases: Sequence[str]) -> list[str]:
     """Imports the suite, and with it the package. Where that does not even load, no case passes."""
-    import conformance_answers
-    import conformance_replies
-    import conformance_requests
-    import conformance_running
-    import conformance_serving
-    import conformance_start
-    from conformance import CASES
+    from conformance_suite import CASES
     from definition import Definition
     from subjects import double_subject
     from tiny_bundle import NARROW, write_tiny
 
-    del conformance_answers, conformance_replies, conformance_requests
-    del conformance_running, conformance_serving, conformance_start
     passed = []
     with mock.patch.object(os, "sched_getaffinity", return_value={0}):
         tiny = write_tiny(folder / "bundle", NARROW)

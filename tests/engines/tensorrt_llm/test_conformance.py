@@ -5,26 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-import conformance_answers
-import conformance_replies
-import conformance_requests
-import conformance_running
-import conformance_serving
-import conformance_start
 import pytest
-from conformance import CASES, DOUBLE, GPU, LOCAL, Case, Subject
+from conformance import DOUBLE, GPU, LOCAL, Case, Subject
+from conformance_suite import CASES
 from definition import Definition
 from subjects import double_subject, local_subject
 from tiny_bundle import NARROW, Tiny
-
-_ADD_THEIR_CASES = (
-    conformance_answers,
-    conformance_replies,
-    conformance_requests,
-    conformance_running,
-    conformance_serving,
-    conformance_start,
-)
 
 
 @pytest.fixture(scope="module")

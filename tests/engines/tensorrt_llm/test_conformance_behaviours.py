@@ -14,9 +14,6 @@ ROOT = HERE.parents[2]
 DOUBLE = ROOT / "tests" / "tensorrt_llm_double"
 TABLE: dict[str, dict[str, Any]] = json.loads((DOUBLE / "behaviour.json").read_text())
 EVIDENCE = {"1.2.1 source", "neighbour", "issue", "guess", "recorded"}
-CONTRACT = json.loads((HERE / "api_contract_1.2.1.json").read_text())["classes"]
-OWN = {"_bad_word_ids", "_stop_word_ids"}
-"""Fields that the package keeps to itself; the contract lists what a caller may use."""
 
 
 def shown() -> set[str]:
@@ -45,21 +42,3 @@ def test_a_behaviour_has_its_evidence_its_source_and_who_depends_on_it(name: str
 def test_each_behaviour_is_named_where_the_double_has_it() -> None:
     sources = "".join(path.read_text() for path in (DOUBLE / "tensorrt_llm").rglob("*.py"))
     assert not [name for name in TABLE if name not in sources]
-
-
-@pytest.mark.parametrize("name", ["SamplingParams", "GuidedDecodingParams", "CompletionOutput", "Logprob"])
-def test_a_dataclass_of_the_double_has_only_fields_of_the_package(name: str, double: None) -> None:
-    from dataclasses import fields
-
-    from tensorrt_llm import llmapi
-    from tensorrt_llm.executor.result import Logprob
-
-    kind = Logprob if name == "Logprob" else getattr(llmapi, name)
-    assert {field.name for field in fields(kind)} <= CONTRACT[name]["members"].keys() | OWN
-
-
-@pytest.mark.parametrize("name", ["TorchLlmArgs", "KvCacheConfig", "CudaGraphConfig", "SchedulerConfig"])
-def test_a_model_of_the_double_has_only_fields_of_the_package(name: str, double: None) -> None:
-    from tensorrt_llm import llmapi
-
-    assert getattr(llmapi, name).model_fields.keys() <= CONTRACT[name]["members"].keys()

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import conformance_answers
-import conformance_serving
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conformance import CASES, GPU, Case, Subject
+from conformance import GPU, Case, Subject
+from conformance_suite import CASES
 from tritonguard.policy_parts import BUILT_IN, CATEGORY_NAMES
 from tritonguard.request import Mode
 
@@ -19,7 +18,6 @@ from engines.bundle import Bundle, open_engine
 from engines.program import Forced, FreeText, NameList, Program, program_for
 from preprocessing.prompt import PromptBuilder, template_arguments
 
-_ADD_THEIR_CASES = (conformance_answers, conformance_serving)
 FOLDER = os.environ.get("TRITONGUARD_GPU_BUNDLE")
 pytestmark = [
     pytest.mark.gpu,

@@ -8,25 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import conformance_answers
-import conformance_replies
-import conformance_requests
-import conformance_running
-import conformance_serving
-import conformance_start
 import pytest
-from conformance import CASES, DOUBLE
+from conformance import DOUBLE
+from conformance_suite import CASES
 from mutation_list import MUTATIONS, Mutation
 from mutations import PACKAGE, mutated, table
-
-_ADD_THEIR_CASES = (
-    conformance_answers,
-    conformance_replies,
-    conformance_requests,
-    conformance_running,
-    conformance_serving,
-    conformance_start,
-)
 
 
 @pytest.mark.parametrize("mutation", [pytest.param(each, id=each.handler) for each in MUTATIONS])

@@ -118,7 +118,18 @@ class LLM:
         executor.enqueue(request)
         return result
 
-    def generate(self, inputs: Any, sampling_params: SamplingParams | None = None, use_tqdm: bool = True) -> Any:
+    def generate(
+        self,
+        inputs: Any,
+        sampling_params: SamplingParams | None = None,
+        use_tqdm: bool = True,
+        lora_request: Any = None,
+        prompt_adapter_request: Any = None,
+        kv_cache_retention_config: Any = None,
+        disaggregated_params: Any = None,
+        scheduling_params: Any = None,
+        cache_salt: str | None = None,
+    ) -> Any:
         """One prompt or several, waited for."""
         if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int):
             results = [self.generate_async(one, sampling_params) for one in inputs]
@@ -152,7 +163,7 @@ class LLM:
     def __enter__(self) -> LLM:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         self.shutdown()
 
     def _processed(self, inputs: Any, params: SamplingParams) -> tuple[list[int], dict[str, Any] | None]:
