@@ -159,7 +159,12 @@ def test_an_interrupt_writes_what_there_is(server: CountingServer, url: str, tmp
 
     server.infer = judging(interrupting)
     loads = ["--rates", "50", "--seconds", "30", "--settle", "0", "--warm-up", "0"]
-    assert main(["--url", url, *loads, "--out", str(tmp_path)]) == INTERRUPTED
+    # A job that a shell has put into the background inherits a SIGINT that is ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["--url", url, *loads, "--out", str(tmp_path)]) == INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     result = result_of(tmp_path)
     (point,) = result["points"]
     assert result["interrupted"]
