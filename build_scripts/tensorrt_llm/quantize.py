@@ -108,7 +108,7 @@ def _quantize_weights(source: Source, folder: Path, profile: Profile, chosen: Ca
     modelopt_export.export(model, exported)
     for path in (*exported.glob("*.safetensors"), exported / INDEX, exported / HF_QUANT_CONFIG):
         if path.exists():
-            path.rename(folder / path.name)
+            path.rename(folder / path.name).chmod(0o644)  # safetensors leaves its files to their owner alone
     # transformers writes the rest of its config in the form of its own version; the source's is the one to serve.
     quantization = json.loads((exported / CONFIG).read_text())[QUANTIZATION_CONFIG]
     config = {**source.checkpoint.config, QUANTIZATION_CONFIG: quantization}

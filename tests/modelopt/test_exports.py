@@ -154,6 +154,8 @@ def test_tokenizer_template_and_notices_go_along_and_the_manifest_covers_all(
         assert (folder / name).read_bytes() == (guard / name).read_bytes()
     assert (folder / "notices" / "LICENSE").read_bytes() == (guard / "LICENSE").read_bytes()
     assert "model.safetensors.index.json" not in manifest["files"], "the source has two shards, this has one"
+    # The server runs as another user than the one who built.
+    assert all((folder / name).stat().st_mode & 0o044 == 0o044 for name in manifest["files"])
 
 
 @pytest.mark.parametrize("profile", ["fp8", "fp8-kv"])
