@@ -10,7 +10,7 @@ import copy
 import io
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def forward(model: Any, prompt: ModelPrompt, *, logits_to_keep: int = 1) -> Any:
     if prompt.pixels is not None:
         pixels = (torch.tensor(prompt.pixels).permute(0, 3, 1, 2).float() * (1 / 255) - 0.5) / 0.5
         pixels = pixels.to(model.device, model.dtype)
-    with torch.inference_mode():
+    with torch.inference_mode(), _products(model.device):
         return model(
             input_ids=ids,
             pixel_values=pixels,
@@ -104,6 +104,29 @@ def forward(model: Any, prompt: ModelPrompt, *, logits_to_keep: int = 1) -> Any:
             use_cache=False,
             logits_to_keep=logits_to_keep,
         ).logits
+
+
+def _products(device: Any) -> AbstractContextManager[Any]:
+    """Large products in float32, rounded back, on a CPU that has no bfloat16 ones: its own take ten times as long."""
+    import torch
+    from torch.nn import functional
+    from torch.overrides import TorchFunctionMode
+
+    if device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return nullcontext()
+
+    def widened(value: Any) -> Any:
+        return value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+
+    class Float32Products(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if function not in (functional.linear, functional.scaled_dot_product_attention):
+                return function(*args, **kwargs)
+            wide = function(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
+            return wide.to(args[0].dtype)
+
+    return Float32Products()
 
 
 def export(model: Any, folder: Path) -> None:
