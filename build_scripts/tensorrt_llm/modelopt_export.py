@@ -121,7 +121,9 @@ def _products(device: Any) -> AbstractContextManager[Any]:
     class Float32Products(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            if function not in (functional.linear, functional.scaled_dot_product_attention):
+            large = function in (functional.linear, functional.scaled_dot_product_attention)
+            # Of one row: the last position's logits, for which the vocabulary's matrix would be copied.
+            if not large or args[0].shape[-2] == 1:
                 return function(*args, **kwargs)
             wide = function(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
             return wide.to(args[0].dtype)
