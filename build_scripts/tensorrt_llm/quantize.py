@@ -6,7 +6,7 @@
 DOWNLOADED is the published, already merged checkpoint as `hf download` writes it, or one that `merge_lora` made. FP8's
 scales come from guard prompts in the format that the server renders (a file of yours, or the examples of this release)
 and from images; they hold for what was seen, so texts and images like your traffic's are better than many. Runs on a
-GPU where there is one, else on the CPU, where the 4B guard takes about 13 GB of memory.
+GPU where there is one, else on the CPU, where the 4B guard takes about 18 GB of memory, mapped files among it.
 """
 
 from __future__ import annotations

@@ -110,16 +110,21 @@ def requests(count: int) -> list[GuardRequest]:
 
 
 class Uneven(AsyncMockTransport):
-    """Later requests are answered first; counts how many are there at once."""
+    """Later requests are answered first; counts how many are there at once. held: the first one is answered when so
+    many are."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: int = 1) -> None:
         super().__init__(lambda request: answer(request, 0.1))
         self.now, self.most, self.cancelled = 0, 0, 0
+        self._held, self._together = held, asyncio.Event()
 
     async def infer(self, tensors: Any, *, deadline_s: float, request_id: str) -> Any:
         self.now += 1
         self.most = max(self.most, self.now)
+        if self.now == self._held:
+            self._together.set()
         try:
+            await asyncio.wait_for(self._together.wait(), 60)
             await asyncio.sleep(0.003 if int(request_id[1:]) % 3 == 0 else 0)
             if request_id == "r5":
                 raise Overloaded("told", request_id=request_id)
@@ -133,7 +138,7 @@ class Uneven(AsyncMockTransport):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_check_many_answers_in_order_with_bounded_concurrency(asynchronous: bool) -> None:
-    transport = Uneven()
+    transport = Uneven(held=3)
 
     async def source() -> AsyncIterator[GuardRequest]:
         for request in requests(20):
