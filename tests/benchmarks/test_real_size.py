@@ -65,7 +65,7 @@ def test_a_step_that_fails_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("merge_gb", "quantize_gb", "off", "met"),
-    [(1.2, 12.4, 0, True), (1.6, 12.4, 0, False), (1.2, 16.5, 0, False), (1.2, 12.4, 1, False), (1.2, 12.4, -1, False)],
+    [(1.2, 12.4, 0, True), (1.6, 12.4, 0, False), (1.2, 20.5, 0, False), (1.2, 12.4, 1, False), (1.2, 12.4, -1, False)],
 )
 def test_the_bars(merge_gb: float, quantize_gb: float, off: int, met: bool) -> None:
     taken = [Step("merge_lora", 1.0, 2.0, merge_gb, 3), Step("quantize", 4.0, 5.0, quantize_gb, 6)]
