@@ -11,12 +11,13 @@ from tritonguard.errors import BundleError
 from engines.checkpoint import TensorFile
 
 INDEX = "model.safetensors.index.json"
-_BYTES = {
+DTYPE_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
     **dict.fromkeys(("BF16", "F16", "I16", "U16"), 2),
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1),
 }
+"""Of a value, by safetensors' name of its dtype."""
 
 
 def check_tensors(file: TensorFile) -> None:
@@ -26,7 +27,7 @@ def check_tensors(file: TensorFile) -> None:
         for name in file.stored_order():
             spec = file.header[name]
             begin, end = spec["data_offsets"]
-            if begin != position or end - begin != _BYTES[spec["dtype"]] * math.prod(spec["shape"]):
+            if begin != position or end - begin != DTYPE_BYTES[spec["dtype"]] * math.prod(spec["shape"]):
                 raise BundleError(f"{file.path.name}: the bytes of {name} don't fit its dtype and shape")
             position = end
     except (LookupError, TypeError, ValueError) as error:

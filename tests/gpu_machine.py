@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,22 @@ DOUBLE = Path(__file__).parent / "tensorrt_llm_double"
 PACKAGES = {"tensorrt_llm": "1.2.1", "openai": "1.109.1", "flashinfer_python": "0.6.4"}
 H100 = "0, GPU-5ca1ab1e, NVIDIA H100 80GB HBM3, 9.0, 590.48.01, 80994"
 MEBIBYTE = 1 << 20
+
+
+@contextmanager
+def double_on_path() -> Iterator[None]:
+    """`import tensorrt_llm` finds the double, and `import torch` a stand-in where there is no torch; gone afterwards,
+    with what the engine has put into the environment."""
+    environment, path, before = dict(os.environ), list(sys.path), set(sys.modules)
+    sys.path.insert(0, str(DOUBLE))
+    sys.path.append(str(DOUBLE / "torch_stand_in"))
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("tensorrt_llm", "torch"):
+            del sys.modules[name]
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def write_machine(folder: Path, *, smi: str = H100, packages: dict[str, str] = PACKAGES) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tritonguard.errors import BundleError
 
+from build_scripts.tensor_checks import DTYPE_BYTES
 from build_scripts.tensorrt_llm.profiles import Profile
 from engines.checkpoint import PROJECTOR_PREFIX, TEXT_PREFIX, VISION_PREFIX, TensorFile, TextConfig
 from engines.vision_config import VisionConfig
@@ -19,7 +20,6 @@ from engines.vision_config import VisionConfig
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 """{published key: (safetensors dtype, shape)}."""
 
-BYTES = {"F32": 4, "BF16": 2, "F8_E4M3": 1, "I8": 1}
 _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
@@ -53,7 +53,7 @@ def quantized_layout(config: Mapping[str, Any], profile: Profile) -> Layout:
 
 def data_bytes(layout: Layout) -> int:
     """Bytes of the tensors' data, without the files' headers."""
-    return sum(BYTES[dtype] * math.prod(shape) for dtype, shape in layout.values())
+    return sum(DTYPE_BYTES[dtype] * math.prod(shape) for dtype, shape in layout.values())
 
 
 def layout_of(files: Mapping[str, TensorFile]) -> Layout:

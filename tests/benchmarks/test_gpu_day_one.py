@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_machine import DOUBLE, be_there
+from gpu_machine import be_there, double_on_path
 from small_guard import guard_config, write_guard
 
 from benchmarks.gpu_day_one import __main__ as command
@@ -42,17 +40,8 @@ UNLIKE_A_GUARD = ("one request of one token", "judge a safe and an unsafe exampl
 
 @pytest.fixture(scope="module")
 def double() -> Iterator[None]:
-    environment, path = dict(os.environ), list(sys.path)
-    sys.path.insert(0, str(DOUBLE))
-    sys.path.append(str(DOUBLE / "torch_stand_in"))
-    before = set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("tensorrt_llm", "torch"):
-            del sys.modules[name]
-    os.environ.clear()
-    os.environ.update(environment)
+    with double_on_path():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_the_engines_own_numbers_are_metrics(server: TritonServer, guard: Guard)
     before, until = answered(), time.monotonic() + END_S
     guard.check(CANARY[0].prompt)
     while answered() <= before:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_what_a_policys_requests_share_is_saved_beside_the_bundle(guard: Guard, bundle: Path) -> None:
+    folder = bundle.resolve().parent / f".{bundle.resolve().name}-prefixes"
+    policy = Policy(name="p", custom_policy=f"No talk about {uuid.uuid4()}.")
+    before, until = set(folder.glob("*")), time.monotonic() + END_S
+    for _ in range(2):
+        guard.check(CANARY[0].prompt, policy=policy)
+    while not set(folder.glob("*")) - before:
         assert time.monotonic() < until
         time.sleep(0.2)
 

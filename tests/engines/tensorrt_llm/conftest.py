@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
+from gpu_machine import double_on_path
 
 if TYPE_CHECKING:
     from tiny_bundle import Tiny
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-
-DOUBLE = HERE.parents[1] / "tensorrt_llm_double"
-_STANDS_IN = ("tensorrt_llm", "torch")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,21 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module")
 def double() -> Iterator[None]:
-    """`import tensorrt_llm` finds the double, and `import torch` a stand-in where there is no torch; gone afterwards,
-    with what the engine has put into the environment."""
-    environment, path = dict(os.environ), list(sys.path)
-    sys.path.insert(0, str(DOUBLE))
-    sys.path.append(str(DOUBLE / "torch_stand_in"))
-    before = set(sys.modules)
     # Graphs this small take longer on two threads than on one.
-    with mock.patch.object(os, "sched_getaffinity", return_value={0}):
+    with double_on_path(), mock.patch.object(os, "sched_getaffinity", return_value={0}):
         yield
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in _STANDS_IN:
-            del sys.modules[name]
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 @pytest.fixture(scope="module")
