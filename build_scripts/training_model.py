@@ -73,8 +73,7 @@ class Guard:
         length, held = max(example.length for example in examples), len(prefix)
         ids = torch.zeros(len(examples), length, dtype=torch.long)
         positions = torch.zeros_like(ids)
-        visible = torch.zeros(len(examples), length, held + length, dtype=torch.bool)
-        visible[:, :, :held] = True
+        visible = torch.zeros(len(examples), length, length, dtype=torch.bool)
         for number, example in enumerate(examples):
             spans = [example.trunk, *(branch.ids for branch in example.branches)]
             flat = [id for span in spans for id in span]
@@ -84,9 +83,9 @@ class Guard:
                 end = start + len(span)
                 first = held if start == 0 else held + trunk
                 positions[number, start:end] = torch.arange(first, first + len(span))
-                visible[number, start:end, held : held + (trunk if start else 0)] = True
+                visible[number, start:end, : trunk if start else 0] = True
                 own = torch.tril(torch.ones(len(span), len(span), dtype=torch.bool))
-                visible[number, start:end, held + start : held + end] = own
+                visible[number, start:end, start:end] = own
                 start = end
         logits, _, _ = forward(
             self.weights,

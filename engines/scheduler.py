@@ -19,8 +19,6 @@ from engines.program import FreeText
 from engines.protocol import Answer, Engine, Job
 
 MOST_WAITING = 32
-MOST_TOGETHER = 8
-"""Jobs in one call of an engine with one lane."""
 NEVER_NS = 2**63 - 1
 
 Results = list[Answer | GuardError]
@@ -30,8 +28,7 @@ _LATEST = 0.2  # weight of the latest call in the mean duration of a call
 
 @dataclass(eq=False)
 class _Entry:
-    """The jobs of one request. slow: some of them write free text, a token a pass. length: tokens of the longest,
-    without the part that its policy shares."""
+    """The jobs of one request. slow: some of them write free text, a token a pass."""
 
     jobs: Sequence[Job]
     done: Done
@@ -39,13 +36,11 @@ class _Entry:
     number: int
     deadline_ns: int | None = field(init=False)
     slow: bool = field(init=False)
-    length: int = field(init=False)
     answered: bool = False
 
     def __post_init__(self) -> None:
         self.deadline_ns = min((job.deadline_ns for job in self.jobs if job.deadline_ns is not None), default=None)
         self.slow = any(isinstance(segment, FreeText) for job in self.jobs for segment in job.program.segments)
-        self.length = max(len(job.ids) - job.prefix_length for job in self.jobs)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -55,25 +50,24 @@ class _Entry:
 
 @dataclass(eq=False)
 class _Call:
-    """Entries that the engine is busy with."""
+    """An entry that the engine is busy with."""
 
-    entries: Sequence[_Entry]
+    entry: _Entry
     began_ns: int
 
     @property
     def slow(self) -> bool:
-        return self.entries[0].slow
+        return self.entry.slow
 
 
 class Scheduler:
     """Runs jobs on an engine from threads of its own, one for each of its lanes. Thread-safe.
 
-    most_waiting: requests that may wait; the next one is refused with Overloaded, unless a lower priority can give
-    way. most_together: jobs in one call of the engine (None: MOST_TOGETHER on one lane; an engine with more shares its
-    passes between them, and a call has the jobs of one request); a request that thinks goes alone: others in its call
-    would wait for it, and of several lanes half are kept free of them. show: told, whenever it changes, when one more
-    request of the lowest priority would be done (ns of the monotonic clock; 0: at once, NEVER_NS: it would be refused);
-    called with the queue locked, so it must be quick.
+    A call has the jobs of one request; the engine shares its passes between the calls under way. most_waiting: requests
+    that may wait; the next one is refused with Overloaded, unless a lower priority can give way. Requests that think
+    have no more than half of the lanes, so that quick ones never wait for their end. show: told, whenever it changes,
+    when one more request of the lowest priority would be done (ns of the monotonic clock; 0: at once, NEVER_NS: it
+    would be refused); called with the queue locked, so it must be quick.
     """
 
     def __init__(
@@ -81,14 +75,12 @@ class Scheduler:
         engine: Engine,
         *,
         most_waiting: int = MOST_WAITING,
-        most_together: int | None = None,
         show: Callable[[int], None] = lambda done_ns: None,
     ) -> None:
         self.engine = engine
         self._show = show
         self._most_waiting = most_waiting
         self._lanes = engine.lanes
-        self._most_together = most_together or (MOST_TOGETHER if self._lanes == 1 else 1)
         self._most_slow = (self._lanes + 1) // 2
         self._waiting: list[_Entry] = []
         self._running: list[_Call] = []
@@ -96,7 +88,8 @@ class Scheduler:
         self._answers = Counter[str]()
         self._call_ns = {False: 0.0, True: 0.0}  # mean duration of a call, by `slow`
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._runnable_changed, self._late_changed = (threading.Condition(self._lock) for _ in range(2))
         self._threads = [
             threading.Thread(target=body, name=f"engine-{name}", daemon=True)
             for name, body in (*[("lane", self._work)] * self._lanes, ("clock", self._watch))
@@ -110,19 +103,21 @@ class Scheduler:
         DeadlineExceeded (on time, even while the engine is busy with it), Unavailable (closed), InternalError (the
         engine failed; the cause is chained).
         """
-        with self._changed:
+        with self._lock:
             entry = _Entry(jobs, done, priority, self._arrived)
             self._arrived += 1
             refused, error = self._admit(entry)
             self._note_change()
+            self._runnable_changed.notify()
         if refused is not None:
             self._answer(refused, error)
 
     def close(self) -> None:
         """Refuse what comes from now on, finish what is here, close the engine, and return when it is."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._note_change()
+            self._runnable_changed.notify_all()
         for thread in self._threads:
             thread.join()
         self.engine.close()
@@ -130,13 +125,12 @@ class Scheduler:
     def statistics(self) -> dict[str, float]:
         """Requests that wait and that run now, and what the engine counts of itself."""
         counted = self.engine.statistics()
-        with self._changed:
-            running = sum(len(call.entries) for call in self._running)
-            return {**counted, "waiting": float(len(self._waiting)), "running": float(running)}
+        with self._lock:
+            return {**counted, "waiting": float(len(self._waiting)), "running": float(len(self._running))}
 
     def answers(self) -> dict[str, int]:
         """How many requests were answered so far, by what: "ok", or an error's kind."""
-        with self._changed:
+        with self._lock:
             return dict(self._answers)
 
     def _admit(self, entry: _Entry) -> tuple[_Entry | None, GuardError]:
@@ -158,38 +152,37 @@ class Scheduler:
         """When a request behind those would be done, at the pace of the latest calls. 0 beside an idle lane."""
         if len(self._running) < self._lanes:
             return 0
-        quick = sum(len(each.jobs) for each in before if not each.slow)
-        calls = [each.slow for each in before if each.slow] + [False] * (quick // self._most_together) + [slow]
         now_ns = float(time.monotonic_ns())
         free_ns = [max(now_ns, call.began_ns + self._call_ns[call.slow]) for call in self._running]
         heapq.heapify(free_ns)
         # Each call goes to the lane that is free first.
-        for each in calls:
+        for each in (*(entry.slow for entry in before), slow):
             done_ns = free_ns[0] + self._call_ns[each]
             heapq.heapreplace(free_ns, done_ns)
         return done_ns
 
     def _note_change(self) -> None:
-        """Wake both threads, and show how long the queue is now."""
+        """Wake the clock, and show how long the queue is now."""
         full = self._closed or len(self._waiting) >= self._most_waiting
         self._show(NEVER_NS if full else round(self._done_ns(self._waiting, slow=False)))
-        self._changed.notify_all()
+        self._late_changed.notify()
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._runnable() or (self._closed and not self._waiting))
+            with self._lock:
+                self._runnable_changed.wait_for(lambda: self._runnable() or (self._closed and not self._waiting))
                 if not self._waiting:
+                    self._runnable_changed.notify_all()
                     return
                 hopeless = self._drop_hopeless()
-                call = _Call(self._next(), time.monotonic_ns())
+                call = _Call(self._runnable()[0], time.monotonic_ns())
+                self._waiting.remove(call.entry)
                 self._running.append(call)
                 self._note_change()
             for entry in hopeless:
                 self._answer(entry, Overloaded("its turn came too late for its deadline"))
-            for entry, results in zip(call.entries, self._run(call.entries), strict=True):
-                self._answer(entry, results)
-            with self._changed:
+            self._answer(call.entry, self._run(call.entry))
+            with self._lock:
                 took, known = time.monotonic_ns() - call.began_ns, self._call_ns[call.slow]
                 self._call_ns[call.slow] = known + _LATEST * (took - known) if known else took
                 self._running.remove(call)
@@ -209,55 +202,39 @@ class Scheduler:
         self._waiting = [entry for entry in self._waiting if entry not in late]
         return late
 
-    def _next(self) -> list[_Entry]:
-        """The front of the queue; with a quick one, other quick ones, as many as go together.
-
-        Of one priority those nearest in length: rows of a call are padded to the longest. Nobody is passed over for
-        long, since whoever has come to the front goes next.
-        """
-        first = self._runnable()[0]
-        taken, jobs = [first], len(first.jobs)
-        others = [] if first.slow else [e for e in self._waiting if e is not first and not e.slow]
-        for entry in sorted(others, key=lambda each: (-each.priority, abs(each.length - first.length), each.number)):
-            if jobs + len(entry.jobs) <= self._most_together:
-                taken.append(entry)
-                jobs += len(entry.jobs)
-        self._waiting = [entry for entry in self._waiting if entry not in taken]
-        return taken
-
-    def _run(self, batch: Sequence[_Entry]) -> list[Results | GuardError]:
-        """What the engine answers to each entry; its failure fails them all, and nobody else."""
+    def _run(self, entry: _Entry) -> Results | GuardError:
+        """What the engine answers; its failure fails this entry, and nobody else."""
         try:
-            results = self.engine.run([job for entry in batch for job in entry.jobs])
-            ends = [sum(len(entry.jobs) for entry in batch[: index + 1]) for index in range(len(batch))]
-            if len(results) != ends[-1]:
-                raise InternalError(f"the engine gave {len(results)} results for {ends[-1]} jobs")
+            results = self.engine.run(entry.jobs)
+            if len(results) != len(entry.jobs):
+                raise InternalError(f"the engine gave {len(results)} results for {len(entry.jobs)} jobs")
         except BaseException as error:
-            return [InternalError.of(error) for _ in batch]
-        return [results[end - len(entry.jobs) : end] for entry, end in zip(batch, ends, strict=True)]
+            return InternalError.of(error)
+        return results
 
     def _watch(self) -> None:
         """Answers each entry whose time is over, waiting or under way."""
         while True:
-            with self._changed:
+            with self._lock:
                 if self._closed and not self._waiting and not self._running:
                     return
                 now = time.monotonic_ns()
-                under_way = [entry for call in self._running for entry in call.entries]
+                under_way = [call.entry for call in self._running]
                 live = [entry for entry in (*self._waiting, *under_way) if not entry.answered]
                 late = [entry for entry in live if entry.deadline_ns is not None and entry.deadline_ns <= now]
                 if not late:
                     next_ns = min((entry.deadline_ns for entry in live if entry.deadline_ns is not None), default=None)
-                    self._changed.wait(None if next_ns is None else (next_ns - now) / 1e9)
+                    self._late_changed.wait(None if next_ns is None else (next_ns - now) / 1e9)
                     continue
                 self._waiting = [entry for entry in self._waiting if entry not in late]
                 self._note_change()
+                self._runnable_changed.notify_all()  # closed, the lanes end with the last that waits
             for entry in late:
                 where = "while the model ran" if entry in under_way else "in the queue"
                 self._answer(entry, DeadlineExceeded(f"the deadline passed {where}"))
 
     def _answer(self, entry: _Entry, results: Results | GuardError) -> None:
-        with self._changed:
+        with self._lock:
             if entry.answered:
                 return
             entry.answered = True

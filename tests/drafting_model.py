@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from engines.local.steps import write_line, write_names, write_text
+from engines.local.steps import Seen, Writing, Written, write_line, write_names, write_text
+from engines.local.tree import Tree
 from engines.program import Choice, Forced, FreeText, NameList, Program
 from engines.tensorrt_llm.draft import Draft, Step
 from engines.tensorrt_llm.walk import Request, Said
@@ -83,19 +84,21 @@ def walked(
         return end.value, requests
 
 
-class Reader:
-    """The local engine's passes, on the model; a context is the tuple of all ids read."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def read(self, context: Any, ids: Sequence[int], candidates: Sequence[int]) -> tuple[Any, Any]:
-        read = (*context, *ids)
-        return read, self._model.logits(read)[list(candidates)]
-
-    def best(self, context: Any, ids: Sequence[int], without: frozenset[int] = frozenset()) -> tuple[Any, int]:
-        read = (*context, *ids)
-        return read, int(np.argmax(self._model.logits(read)))
+def run_steps(writing: Writing, model: Model, prompt: Sequence[int]) -> Written:
+    """The local engine's steps, on the model: what is behind a step's tree depends on all ids kept before it."""
+    context, tree = list(prompt), Tree(())
+    try:
+        step = next(writing)
+        while True:
+            read = [*tree.trunk, *(id for branch in tree.branches for id in branch)]
+            context += [read[index] for index in step.kept]
+            tree = step.tree
+            paths = [tree.trunk, *((*tree.trunk, *branch) for branch in tree.branches)]
+            behind = [model.logits([*context, *path]) for path in paths]
+            seen = Seen(np.array([logits[list(step.candidates)] for logits in behind]), int(np.argmax(behind[0])))
+            step = writing.send(seen)
+    except StopIteration as end:
+        return end.value
 
 
 def step_by_step(program: Program, model: Model, prompt: Sequence[int]) -> Said:
@@ -109,10 +112,10 @@ def step_by_step(program: Program, model: Model, prompt: Sequence[int]) -> Said:
             rows.append(row)
             said.append(segment.safe if row[0] > row[1] else segment.unsafe)
         elif isinstance(segment, FreeText):
-            written = write_text(Reader(model), (), [*prompt, *said], segment, lambda: None)
+            written = run_steps(write_text(said, segment), model, prompt)
             said += written.ids
             truncated = written.truncated
         elif any(row[0] <= row[1] for row in rows):
             write = write_line if segment.items is None else write_names
-            said += write(Reader(model), (), [*prompt, *said], segment, lambda: None).ids
+            said += run_steps(write(said, segment), model, prompt).ids
     return Said(tuple(said), tuple(rows), truncated, False)

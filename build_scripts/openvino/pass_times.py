@@ -16,7 +16,7 @@ from engines.checkpoint import Checkpoint
 from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
 from engines.local.runtime import Runtime
-from engines.local.tree import Tree, pass_inputs
+from engines.local.tree import Tree, padded_length, pass_inputs
 
 PREFIX, SUFFIX = 338, 154
 """Tokens of a short request under the built-in policy: before the user's text, and from there on."""
@@ -68,4 +68,5 @@ def _inputs(folder: Path, batch: int) -> dict[str, npt.NDArray[Any]]:
         (2, config.num_hidden_layers, config.num_key_value_heads, PREFIX, config.head_dim), np.float32
     )
     trees = [Tree(tuple(generator.integers(0, config.vocab_size, SUFFIX).tolist())) for _ in range(batch)]
-    return pass_inputs(Context(PREFIX, *states), trees, candidates=[0, 1], image_token=-1)
+    length = padded_length(trees)
+    return pass_inputs(Context(PREFIX, *states), trees, candidates=[0, 1], image_token=-1, length=length)

@@ -1,12 +1,13 @@
 """Gemma 3's text forward on torch: explicit inputs, no cache object. Its twin is `forward_openvino`.
 
 Formulas: Gemma 3 report (arXiv 2503.19786) and transformers' modeling_gemma3, to which a test holds it.
-Attention is over one prefix that all rows share and each row's own suffix: two products, one softmax.
+Attention is over one prefix that all rows share, each row's own past, and the pass itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -40,17 +41,23 @@ def forward(
     prefix_values: Tensor,
     rows: Tensor,
     candidates: Tensor,
+    prefix_length: Tensor | None = None,
+    own_keys: Tensor | None = None,
+    own_values: Tensor | None = None,
     slots: Tensor | None = None,
     features: Tensor | None = None,
     linear: Linear | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One pass over B suffixes behind one shared prefix of T tokens at positions 0..T-1.
+    """One pass over B suffixes behind one shared prefix of T tokens, or each behind its own past of P.
 
-    ids, positions: int64 [B, S]. visible: bool [B, S, T + S], True where a query may see a key (the
-    sliding window is applied here on top). prefix_keys, prefix_values: [layers, kv heads, T, head dim].
-    rows: int64 [B, N], suffix indices whose logits are read. candidates: int64 [C], token ids scored.
-    slots: int64 [B, S] and features [F, hidden], together or not at all (no image): -1 marks a text token,
-    k >= 0 an image token, whose vector is features[k] as it is and whose id is not looked at.
+    ids, positions: int64 [B, S]. prefix_keys, prefix_values: [layers, kv heads, T, head dim] at positions from 0 on, of
+    which all rows see the first prefix_length int [1]; None: all. own_keys, own_values: [layers, B, kv heads, P, head
+    dim], at positions from 0 on; None: P = 0. visible: bool [B, S, P + S], True where a query may see a key of its past
+    or of the pass (the sliding window is applied here on top).
+    rows: int64 [B, N], suffix indices whose logits are read; behind the last layer's keys and values nothing else is
+    computed. candidates: int64 [C], token ids scored.
+    slots: int64 [B, S] and features [F, hidden], together or not at all (no image): -1 marks a text
+    token, k >= 0 an image token, whose vector is features[k] as it is and whose id is not looked at.
     linear: replaces `x @ W.T` for a projection's name (LoRA training); None means plain weights.
     Returns logits float32 [B, N, C] and the suffix's keys and values [layers, B, kv heads, S, head dim].
     """
@@ -59,34 +66,39 @@ def forward(
         return F.linear(x, weights[f"{name}.weight"])
 
     linear = linear or plain
-    batch, length = ids.shape
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    prefix_length = prefix_keys.shape[2]
-    masks = _masks(config, positions, visible, prefix_length)
+    if own_keys is None or own_values is None:
+        own_keys = own_values = prefix_keys.new_zeros(len(prefix_keys), len(ids), kv_heads, 0, dim)
+    places = _Places.of(positions, visible, prefix_keys, prefix_length, own_keys)
     rotary = {full: _rotary(config, positions, full=full) for full in (True, False)}
+    masks = {full: places.masks(None if full else config.sliding_window) for full in (True, False)}
     x = _embed(config, weights, ids, slots, features)
     keys, values = [], []
     for layer in range(config.num_hidden_layers):
         name = f"layers.{layer}"
         full = layer in config.full_attention_layers
         h = _norm(config, weights, f"{name}.input_layernorm", x)
-        q = linear(f"{name}.self_attn.q_proj", h).view(batch, length, heads, dim)
-        k = linear(f"{name}.self_attn.k_proj", h).view(batch, length, kv_heads, dim)
-        v = linear(f"{name}.self_attn.v_proj", h).view(batch, length, kv_heads, dim).transpose(1, 2)
-        q = _rotate(_norm(config, weights, f"{name}.self_attn.q_norm", q), rotary[full]).transpose(1, 2)
+        k = linear(f"{name}.self_attn.k_proj", h).unflatten(-1, (kv_heads, dim))
+        v = linear(f"{name}.self_attn.v_proj", h).unflatten(-1, (kv_heads, dim)).transpose(1, 2)
         k = _rotate(_norm(config, weights, f"{name}.self_attn.k_norm", k), rotary[full]).transpose(1, 2)
         keys.append(k)
         values.append(v)
-        q = q * config.query_pre_attn_scalar**-0.5
-        h = _attend(q, k, v, prefix_keys[layer], prefix_values[layer], masks[full])
-        h = linear(f"{name}.self_attn.o_proj", h.transpose(1, 2).reshape(batch, length, heads * dim))
-        x = x + _norm(config, weights, f"{name}.post_attention_layernorm", h)
+        asking, mask = rotary[full], masks[full]
+        if layer == config.num_hidden_layers - 1:
+            # What nobody reads is not computed.
+            x, h = _at(rows, x), _at(rows, h)
+            asking = (_at(rows, asking[0]), _at(rows, asking[1]))
+            mask = places.at(rows).masks(None if full else config.sliding_window)
+        q = linear(f"{name}.self_attn.q_proj", h).unflatten(-1, (heads, dim))
+        q = _rotate(_norm(config, weights, f"{name}.self_attn.q_norm", q), asking) * config.query_pre_attn_scalar**-0.5
+        k, v = torch.cat([own_keys[layer], k], dim=2), torch.cat([own_values[layer], v], dim=2)
+        h = _attend(q, k, v, prefix_keys[layer], prefix_values[layer], mask)
+        x = x + _norm(config, weights, f"{name}.post_attention_layernorm", linear(f"{name}.self_attn.o_proj", h))
         h = _norm(config, weights, f"{name}.pre_feedforward_layernorm", x)
         gate = F.gelu(linear(f"{name}.mlp.gate_proj", h), approximate="tanh")
         h = linear(f"{name}.mlp.down_proj", gate * linear(f"{name}.mlp.up_proj", h))
         x = x + _norm(config, weights, f"{name}.post_feedforward_layernorm", h)
-    read = torch.gather(x, 1, rows[..., None].expand(-1, -1, x.shape[-1]))
-    read = _norm(config, weights, "norm", read)
+    read = _norm(config, weights, "norm", x)
     logits = F.linear(read, F.embedding(candidates, weights["embed_tokens.weight"])).float()
     return logits, torch.stack(keys), torch.stack(values)
 
@@ -103,35 +115,71 @@ def _embed(
     return torch.where((slots >= 0)[..., None], F.embedding(slots.clamp(min=0), features.to(x.dtype)), x)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, mask: Tensor) -> Tensor:
-    """q [B, H, S, D]; k, v [B, KV, S, D]; prefix [KV, T, D]; mask additive [B, 1, S, T + S] -> [B, H, S, D]."""
-    batch, heads, length, dim = q.shape
+@dataclass(frozen=True)
+class _Places:
+    """Where the tokens stand and what they see. positions [B, S]; visible bool [B, S, P + S]; own_positions [B, P + S];
+    prefix_positions [T]; prefix_seen bool [T]."""
+
+    positions: Tensor
+    visible: Tensor
+    own_positions: Tensor
+    prefix_positions: Tensor
+    prefix_seen: Tensor
+
+    @classmethod
+    def of(
+        cls, positions: Tensor, visible: Tensor, prefix_keys: Tensor, prefix_length: Tensor | None, own_keys: Tensor
+    ) -> _Places:
+        prefix_positions = torch.arange(prefix_keys.shape[2], device=positions.device)
+        own = torch.arange(own_keys.shape[3], device=positions.device).expand(len(positions), -1)
+        known = prefix_keys.shape[2] if prefix_length is None else prefix_length
+        own_positions = torch.cat([own, positions], dim=1)
+        return cls(positions, visible, own_positions, prefix_positions, prefix_positions < known)
+
+    def at(self, rows: Tensor) -> _Places:
+        """Of the tokens rows int64 [B, N] alone; what they see stays."""
+        return replace(self, positions=_at(rows, self.positions), visible=_at(rows, self.visible))
+
+    def masks(self, window: int | None) -> tuple[Tensor, Tensor]:
+        """Additive [B, 1, S, T] over the prefix and [B, 1, S, P + S] over one's own past and the pass.
+
+        window: tokens that a sliding layer sees, itself included; None: a full layer.
+        """
+        over_prefix, over_own = self.prefix_seen.expand(*self.positions.shape, -1), self.visible
+        if window is not None:
+            over_prefix = over_prefix & (self.positions[:, :, None] - self.prefix_positions < window)
+            over_own = over_own & (self.positions[:, :, None] - self.own_positions[:, None] < window)
+        return _additive(over_prefix), _additive(over_own)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, masks: tuple[Tensor, Tensor]
+) -> Tensor:
+    """q [B, S, H, D]; k, v [B, KV, P + S, D]; prefix [KV, T, D] -> [B, S, H * D]: two products, one softmax."""
+    batch, length, heads, dim = q.shape
     kv_heads, prefix_length = prefix_k.shape[0], prefix_k.shape[1]
     group = heads // kv_heads
     # Against the shared prefix, all rows are one matrix: [KV, B * group * S, D] x [KV, D, T].
-    q = q.reshape(batch, kv_heads, group * length, dim)
+    q = q.transpose(1, 2).reshape(batch, kv_heads, group * length, dim)
     together = q.transpose(0, 1).reshape(kv_heads, batch * group * length, dim)
-    prefix_scores = (together @ prefix_k.transpose(1, 2)).view(kv_heads, batch, group * length, prefix_length)
-    scores = torch.cat([prefix_scores.transpose(0, 1), q @ k.transpose(2, 3)], dim=-1)
-    scores = scores.view(batch, heads, length, prefix_length + length) + mask
-    weights = torch.softmax(scores.float(), dim=-1).to(q.dtype)
-    weights = weights.view(batch, kv_heads, group * length, prefix_length + length)
+    to_prefix = (together @ prefix_k.transpose(1, 2)).view(kv_heads, batch, group * length, prefix_length)
+    parts = (to_prefix.transpose(0, 1), q @ k.transpose(2, 3))
+    by_head = [part.reshape(batch, heads, length, -1) + mask for part, mask in zip(parts, masks, strict=True)]
+    weights = torch.softmax(torch.cat(by_head, dim=-1).float(), dim=-1).to(q.dtype)
+    weights = weights.view(batch, kv_heads, group * length, -1)
     over_prefix = weights[..., :prefix_length].transpose(0, 1).reshape(kv_heads, batch * group * length, prefix_length)
     out = (over_prefix @ prefix_v).view(kv_heads, batch, group * length, dim).transpose(0, 1)
     out = out + weights[..., prefix_length:] @ v
-    return out.reshape(batch, heads, length, dim)
+    return out.reshape(batch, heads, length, dim).transpose(1, 2).flatten(2)
 
 
-def _masks(config: TextConfig, positions: Tensor, visible: Tensor, prefix_length: int) -> dict[bool, Tensor]:
-    """Additive masks [B, 1, S, T + S] for full (True) and sliding-window (False) layers."""
-    prefix_positions = torch.arange(prefix_length, device=positions.device).expand(positions.shape[0], -1)
-    key_positions = torch.cat([prefix_positions, positions], dim=1)
-    near = positions[:, :, None] - key_positions[:, None, :] < config.sliding_window
-    return {full: _additive(visible if full else visible & near) for full in (True, False)}
+def _at(rows: Tensor, x: Tensor) -> Tensor:
+    """x [B, S, ...] at rows int64 [B, N] -> [B, N, ...]."""
+    return x[torch.arange(len(x), device=x.device)[:, None], rows]
 
 
 def _additive(allowed: Tensor) -> Tensor:
-    return torch.zeros(allowed.shape).masked_fill(~allowed, -1e30)[:, None].to(allowed.device)
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, -1e30)[:, None]
 
 
 def _rotary(config: TextConfig, positions: Tensor, *, full: bool) -> tuple[Tensor, Tensor]:

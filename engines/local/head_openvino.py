@@ -11,6 +11,7 @@ as much memory as in float32: the plugin unpacks it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +60,20 @@ class HeadRuntime:
         return cls(folder / HEAD_GRAPH, _embedding(folder / GRAPH), precision=precision)
 
     def best(
-        self, hidden: FloatArray, without: frozenset[int] = frozenset()
+        self, hidden: FloatArray, without: Sequence[frozenset[int]] = ()
     ) -> tuple[npt.NDArray[np.int32], FloatArray]:
         """hidden float32 [N, hidden size] -> ids int32 [N] of the highest logits, and those logits float32 [N].
 
-        Equal logits: the lowest id of them. A logit is NaN where the state is. without: ids passed over; where all
-        proposals are among them, one of them comes back, its logit -inf.
+        Equal logits: the lowest id of them. A logit is NaN where the state is. without: for each state, ids passed
+        over; where all proposals are among them, one of them comes back, its logit -inf.
         """
         self._request.infer({"hidden": np.ascontiguousarray(hidden, np.float32)})
         proposals = np.sort(self._request.get_tensor("proposals").data, axis=1)
         rows = self._embedding[proposals]
         values = bfloat16_to_float32(rows) if rows.dtype == np.uint16 else rows.astype(np.float32)
         logits = np.einsum("nph,nh->np", values, hidden)
-        if without:
-            logits[[[int(id) in without for id in row] for row in proposals]] = -np.inf
+        if any(without):
+            logits[[[int(id) in over for id in row] for row, over in zip(proposals, without, strict=True)]] = -np.inf
         first = np.argmax(logits, axis=1)[:, None]
         return np.take_along_axis(proposals, first, 1)[:, 0], np.take_along_axis(logits, first, 1)[:, 0]
 

@@ -16,7 +16,7 @@ from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
 from engines.local.head_openvino import HeadRuntime
 from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime, refuse_foreign
-from engines.local.tree import Tree, pass_inputs
+from engines.local.tree import Past, Tree, padded_length, pass_inputs
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Passes:
         self._runtime = runtime
         self._head = head
         self._vision = vision
-        self._image_token = image_token
+        self.image_token = image_token
         self.empty = Context.empty(config)
 
     @classmethod
@@ -73,9 +73,10 @@ class Passes:
             vision=vision.result() if vision else None,
         )
 
-    def run(self, context: Context, trees: Sequence[Tree], candidates: Sequence[int]) -> Result:
-        """One pass over trees behind one context; logits of the candidates at each tree's ends."""
-        inputs = pass_inputs(context, trees, candidates=candidates, image_token=self._image_token)
+    def run(self, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> Result:
+        """One pass over trees behind one context or each behind its own; logits of the candidates at their ends."""
+        length = padded_length(trees)
+        inputs = pass_inputs(past, trees, candidates=candidates, image_token=self.image_token, length=length)
         return Result(*self._runtime.run(**inputs))
 
     def see(self, pixels: npt.NDArray[np.uint8]) -> FloatArray:
@@ -96,13 +97,16 @@ class Passes:
         longer, result = self._step(context, ids, candidates)
         return longer, result.logits[0, 0].copy()
 
-    def best(self, context: Context, ids: Sequence[int], without: frozenset[int] = frozenset()) -> tuple[Context, int]:
-        """The longer context, and the likeliest id of the whole vocabulary behind the last id, `without` some."""
+    def best_of(self, hidden: FloatArray, without: Sequence[frozenset[int]]) -> list[int]:
+        """The likeliest id of the whole vocabulary for each state float32 [N, hidden], each without some."""
         if self._head is None:
             raise BundleError("the bundle has no head for free text")
+        return [int(id) for id in self._head.best(hidden, without)[0]]
+
+    def best(self, context: Context, ids: Sequence[int], without: frozenset[int] = frozenset()) -> tuple[Context, int]:
+        """The longer context, and the likeliest id of the whole vocabulary behind the last id, `without` some."""
         longer, result = self._step(context, ids, [0])
-        best, _ = self._head.best(result.hidden[0, :1], without)
-        return longer, int(best[0])
+        return longer, self.best_of(result.hidden[0, :1], [without])[0]
 
     def _step(self, context: Context, ids: Sequence[int], candidates: Sequence[int]) -> tuple[Context, Result]:
         tree = Tree(tuple(ids))

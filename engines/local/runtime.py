@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections.abc import Mapping
@@ -130,7 +131,11 @@ class Runtime:
     """The text forward. Not thread-safe: one infer request."""
 
     def __init__(self, model: ov.Model | Path, *, precision: str, group_size: int = 0) -> None:
+        """Raises BundleError: see `infer_request`; and for a graph that takes other inputs than `build_graph`'s."""
         self._request = infer_request(model, precision=precision, group_size=group_size)
+        names = {name for each in self._request.get_compiled_model().inputs for name in each.get_names()}
+        if names != set(INPUTS):
+            raise BundleError("the text graph was compiled by another version of this package: compile it again")
         hidden = self._request.get_compiled_model().input("features").partial_shape[1].get_length()
         self._no_features: FloatArray = np.zeros((1, hidden), np.float32)
 
@@ -148,9 +153,17 @@ class Runtime:
         if not inputs.keys() & {"slots", "features"}:
             inputs |= {"slots": np.full(inputs["ids"].shape, -1, np.int32), "features": self._no_features}
         assert inputs.keys() == set(INPUTS), sorted(inputs)
-        self._request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
+        # Held until the next pass: the request reads them where they are.
+        self._held = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+        self._request.infer({name: _in_place(value) for name, value in self._held.items()})
         logits, keys, values, hidden = (self._request.get_tensor(name).data for name in OUTPUTS)
         return logits, keys, values, hidden
+
+
+def _in_place(array: npt.NDArray[Any]) -> ov.Tensor:
+    """A tensor on the array's own memory. OpenVINO refuses what may not be written to, though it only reads."""
+    memory = memoryview((ctypes.c_byte * array.nbytes).from_address(array.ctypes.data))
+    return ov.Tensor(np.frombuffer(memory, array.dtype).reshape(array.shape), shared_memory=True)
 
 
 class VisionRuntime:

@@ -43,12 +43,27 @@ class Shape:
             raise Unimplemented("the local engine runs reasoning, choices and a list, in this order", field="mode")
         return cls(head.ids, user, text, _ids(user_head), _ids(response_head), response, names)
 
-    def tree(self, unread: Sequence[int], features: FloatArray | None = None) -> Tree:
-        """The pass that reads every choice: unread ids, and behind them what follows either answer to the first."""
-        branches: tuple[tuple[int, ...], ...] = ()
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Token ids of all choices."""
+        choices = (self.user,) if self.response is None else (self.user, self.response)
+        return tuple(id for choice in choices for id in (choice.safe, choice.unsafe))
+
+    def branches(self, *, with_list: bool = False) -> tuple[tuple[int, ...], ...]:
+        """What follows the first choice: the second's head behind either answer; without a second one, and with_list,
+        the list's head behind "unsafe"."""
         if self.response is not None:
-            branches = tuple((id, *self.response_head) for id in (self.user.safe, self.user.unsafe))
-        return Tree(tuple(unread), branches, features)
+            return tuple((id, *self.response_head) for id in (self.user.safe, self.user.unsafe))
+        return ((self.user.unsafe, *self.names.head),) if with_list and self.names is not None else ()
+
+    def tree(
+        self,
+        unread: Sequence[int],
+        features: FloatArray | None = None,
+        branches: tuple[tuple[int, ...], ...] | None = None,
+    ) -> Tree:
+        """The pass that reads every choice: unread ids, and behind them these branches; None: `branches()`."""
+        return Tree(tuple(unread), self.branches() if branches is None else branches, features)
 
 
 def _take(segments: list[Segment], kind: type[Kind]) -> Kind | None:

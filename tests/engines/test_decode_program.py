@@ -11,7 +11,8 @@ import pytest
 from tiny_engine import END, PAIR, PROGRAM, RESPONSE, SAFE, UNSAFE, USER, VOCABULARY, job, load_tiny
 from tritonguard.errors import DeadlineExceeded
 
-from engines.local.engine import LocalEngine, log_softmax
+from engines.local.answering import log_softmax
+from engines.local.engine import LocalEngine
 from engines.local.passes import Passes
 from engines.local.tree import Tree
 from engines.program import Choice, Forced, FreeText, NameList, Program

@@ -17,9 +17,10 @@ from tiny_engine import END, PAIR, PROGRAM, VOCABULARY, job, load_tiny, tiny_eng
 from tritonguard.errors import DeadlineExceeded, Unavailable, Unimplemented
 
 from engines.bundle import Bundle
+from engines.local.answering import log_softmax
 from engines.local.cache_limits import IMAGE_VARIABLE, PREFIX_VARIABLE, CacheLimits
 from engines.local.context import Context
-from engines.local.engine import LocalEngine, log_softmax
+from engines.local.engine import LocalEngine
 from engines.local.passes import Passes
 from engines.local.prefix_files import PrefixFiles
 from engines.program import Choice, Forced, FreeText, Program

@@ -79,69 +79,29 @@ def ask(scheduler: Scheduler, *jobs: Job, priority: int = 0) -> Answered:
     return answered
 
 
-def test_what_waited_goes_together_in_order_and_each_gets_its_own() -> None:
+def test_what_waited_goes_in_order_and_each_request_gets_its_own() -> None:
     with scheduling() as (scheduler, engine):
         first = ask(scheduler, job(0))
         assert engine.began.acquire(timeout=WAIT_S)
         pair = ask(scheduler, job(1), job(2))
         last = ask(scheduler, job(3))
-        engine.go.release(2)
+        engine.go.release(3)
         assert isinstance(last.one, Answer)
         assert last.one.ids == (3,)
         assert isinstance(first.one, Answer)
         ((one, two),) = pair.results
         assert (isinstance(one, Answer), isinstance(two, Answer)) == (True, True)
-        assert engine.calls == [[0], [1, 2, 3]]
-
-
-def test_no_more_jobs_go_together_than_allowed() -> None:
-    with scheduling(most_together=4) as (scheduler, engine):
-        ask(scheduler, job(0))
-        assert engine.began.acquire(timeout=WAIT_S)
-        asked = [ask(scheduler, job(10 * n), job(10 * n + 1)) for n in range(1, 4)]
-        engine.go.release(3)
-        assert all(each.at.wait(WAIT_S) for each in asked)
-        assert engine.calls == [[0], [10, 11, 20, 21], [30, 31]]
-
-
-def test_a_request_of_more_jobs_than_go_together_still_runs_alone() -> None:
-    with scheduling(most_together=2) as (scheduler, engine):
-        engine.go.release()
-        assert ask(scheduler, *(job(n) for n in range(5))).at.wait(WAIT_S)
-        assert engine.calls == [[0, 1, 2, 3, 4]]
+        assert engine.calls == [[0], [1, 2], [3]]
 
 
 def test_a_higher_priority_goes_first_and_equal_ones_by_arrival() -> None:
-    with scheduling(most_together=1) as (scheduler, engine):
+    with scheduling() as (scheduler, engine):
         ask(scheduler, job(0))
         assert engine.began.acquire(timeout=WAIT_S)
         asked = [ask(scheduler, job(n), priority=priority) for n, priority in ((1, 0), (2, 5), (3, 0), (4, 5))]
         engine.go.release(5)
         assert all(each.at.wait(WAIT_S) for each in asked)
         assert engine.calls == [[0], [2], [4], [1], [3]]
-
-
-def test_a_request_that_thinks_goes_alone_and_quick_ones_together() -> None:
-    with scheduling() as (scheduler, engine):
-        ask(scheduler, job(0))
-        assert engine.began.acquire(timeout=WAIT_S)
-        asked = [ask(scheduler, job(n, program=SLOW if n in (2, 3) else QUICK)) for n in range(1, 6)]
-        engine.go.release(5)
-        assert all(each.at.wait(WAIT_S) for each in asked)
-        assert engine.calls == [[0], [1, 4, 5], [2], [3]]
-
-
-def test_requests_of_like_length_go_together_and_none_is_passed_over_for_long() -> None:
-    def long(number: int, tokens: int) -> Job:
-        return Job(np.full(tokens, number, np.int32), 0, QUICK)
-
-    with scheduling(most_together=2) as (scheduler, engine):
-        ask(scheduler, job(0))
-        assert engine.began.acquire(timeout=WAIT_S)
-        asked = [ask(scheduler, long(n, tokens)) for n, tokens in ((1, 10), (2, 900), (3, 12), (4, 800), (5, 11))]
-        engine.go.release(4)
-        assert all(each.at.wait(WAIT_S) for each in asked)
-        assert engine.calls == [[0], [1, 5], [2, 4], [3]]
 
 
 def test_a_full_queue_refuses_the_next_and_keeps_the_others() -> None:
@@ -152,7 +112,7 @@ def test_a_full_queue_refuses_the_next_and_keeps_the_others() -> None:
         refused = ask(scheduler, job(3))
         assert isinstance(refused.one, Overloaded)
         assert scheduler.statistics()["waiting"] == 2
-        engine.go.release(2)
+        engine.go.release(3)
         assert all(isinstance(each.one, Answer) for each in waiting)
 
 
@@ -185,7 +145,7 @@ def test_in_a_full_queue_the_latest_of_the_lowest_priority_gives_way() -> None:
         early, late = (ask(scheduler, job(n)) for n in (1, 2))
         urgent = ask(scheduler, job(3), priority=1)
         assert isinstance(late.one, Overloaded)
-        engine.go.release(2)
+        engine.go.release(3)
         assert isinstance(urgent.one, Answer)
         assert isinstance(early.one, Answer)
 
@@ -216,7 +176,7 @@ def test_a_deadline_while_the_model_runs_is_answered_on_time_and_only_once() -> 
 
 
 def test_a_request_whose_turn_comes_after_its_deadline_is_refused_at_once() -> None:
-    with scheduling(most_together=1) as (scheduler, engine):
+    with scheduling() as (scheduler, engine):
         slow = ask(scheduler, job(0))
         assert engine.began.acquire(timeout=WAIT_S)
         time.sleep(0.3)  # the pace that the queue learns
@@ -232,7 +192,7 @@ def test_a_request_whose_turn_comes_after_its_deadline_is_refused_at_once() -> N
 
 
 def test_of_what_waits_nothing_is_begun_that_cannot_be_done_in_time_unless_it_is_alone() -> None:
-    with scheduling(most_together=1) as (scheduler, engine):
+    with scheduling() as (scheduler, engine):
         taught = ask(scheduler, job(0))
         assert engine.began.acquire(timeout=WAIT_S)
         time.sleep(0.3)

@@ -61,8 +61,7 @@ class Pair:
         count, length, prefix_length = len(suffixes), max(map(len, suffixes)), keys.shape[2]
         ids = torch.nn.utils.rnn.pad_sequence(list(suffixes), batch_first=True, padding_value=0)
         rows = torch.arange(length).expand(count, -1)
-        visible = torch.ones(count, length, prefix_length + length, dtype=torch.bool)
-        visible[:, :, prefix_length:] = torch.ones(length, length, dtype=torch.bool).tril()
+        visible = torch.ones(length, length, dtype=torch.bool).tril().expand(count, -1, -1)
         with torch.inference_mode():
             return forward(
                 self.weights,

@@ -16,6 +16,7 @@ from engines.local.context import Context
 from engines.local.forward_openvino import build_graph
 from engines.local.forward_torch import forward, load_weights
 from engines.local.runtime import Runtime
+from engines.local.stack import Stack
 from engines.local.tree import Tree, pass_inputs
 
 BOUND = 1e-3
@@ -41,15 +42,22 @@ class Both:
             ours = forward(self._weights, self.config, **tensors)
         return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(ours, theirs, strict=True))
 
-    def inputs(self, *, prefix: int, count: int, length: int) -> dict[str, npt.NDArray[Any]]:
-        config, generator = self.config, np.random.default_rng(5)
-        shape = (config.num_hidden_layers, config.num_key_value_heads, max(1, prefix), config.head_dim)
-        keys, values = (generator.standard_normal(shape).astype(np.float32) for _ in range(2))
-        ids = generator.integers(0, config.vocab_size, (count, length))
-        candidates = generator.integers(0, config.vocab_size, 500).tolist()
+    def inputs(self, *, prefix: int, count: int, length: int, own: int = 0) -> dict[str, npt.NDArray[Any]]:
+        """own: tokens of the longest row's own past; then there is no prefix."""
+        generator = np.random.default_rng(5)
+        ids = generator.integers(0, self.config.vocab_size, (count, length))
+        candidates = generator.integers(0, self.config.vocab_size, 500).tolist()
         trees = [Tree(tuple(row.tolist())) for row in ids]
-        inputs = pass_inputs(Context(prefix, keys, values), trees, candidates=candidates, image_token=-1)
+        contexts = [self._context(generator, own - row) for row in range(count)]
+        past = Stack.of(contexts, more=length) if own else self._context(generator, prefix)
+        inputs = pass_inputs(past, trees, candidates=candidates, image_token=-1)
         return inputs | {"rows": np.asarray([[0, length // 2, length - 1]] * count, np.int32)}
+
+    def _context(self, generator: np.random.Generator, length: int) -> Context:
+        config = self.config
+        shape = (config.num_hidden_layers, config.num_key_value_heads, max(1, length), config.head_dim)
+        keys, values = (generator.standard_normal(shape).astype(np.float32) for _ in range(2))
+        return Context(length, keys, values)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Both:
 @pytest.mark.parametrize(("prefix", "count", "length"), [(0, 1, 5), (0, 3, 40), (17, 1, 1), (17, 3, 40)])
 def test_the_forwards_agree_on_a_small_model(tiny: Both, prefix: int, count: int, length: int) -> None:
     assert tiny(tiny.inputs(prefix=prefix, count=count, length=length)) <= BOUND
+
+
+@pytest.mark.parametrize(("own", "count", "length"), [(9, 1, 1), (30, 3, 1), (30, 3, 6)])
+def test_the_forwards_agree_where_each_row_has_a_past_of_its_own(tiny: Both, own: int, count: int, length: int) -> None:
+    assert tiny(tiny.inputs(prefix=0, count=count, length=length, own=own)) <= BOUND
 
 
 def test_the_forwards_agree_on_the_embedded_checkpoint_beyond_its_window(base_folder: Path) -> None:

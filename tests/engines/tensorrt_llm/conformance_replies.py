@@ -135,7 +135,7 @@ def logits_that_are_no_numbers_are_no_verdict(subject: Subject) -> None:
     assert np.isnan(answer.choice_logprobs).all()
 
 
-@case("engines/local/engine.py _choose: a tie says unsafe", on=_ON)
+@case("engines/local/answering.py _says: a tie says unsafe", on=_ON)
 def a_tie_says_unsafe(subject: Subject) -> None:
     def tied(ids: tuple[int, ...], logits: Any) -> Any:
         equal = logits.copy()

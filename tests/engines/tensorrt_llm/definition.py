@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.checkpoint import Checkpoint, FloatArray
-from engines.local.engine import log_softmax
+from engines.local.answering import log_softmax
 from engines.local.forward_openvino import build_graph
 from engines.local.head_openvino import HeadRuntime
 from engines.local.passes import Passes

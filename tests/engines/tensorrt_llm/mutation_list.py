@@ -317,7 +317,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a tie says unsafe",
-        "engines/local/engine.py _choose",
+        "engines/local/answering.py _says",
         "walk.py",
         "choice.safe if row[0] > row[1] else choice.unsafe",
         "choice.safe if row[0] >= row[1] else choice.unsafe",

@@ -1,0 +1,222 @@
+"""The passes of all rows under way, in turn: what came first goes first, and nobody waits for another's long answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from engines.local.context import Context
+from engines.local.grouping import CHUNK, MOST_ROWS, SHORT, nearest, size_class
+from engines.local.image_cache import ImageCache
+from engines.local.passes import Passes, Result
+from engines.local.prefix_cache import PrefixCache
+from engines.local.row import Row
+from engines.local.stack import Stack
+from engines.local.steps import Seen
+from engines.local.tree import Past, Tree, padded_length
+
+Pick = Callable[[Sequence[Row]], list[Row]]
+"""Of all rows, those that share the next pass of one kind."""
+Turn = Callable[[Sequence[Row]], None]
+
+
+class Turns:
+    """Thread-safe. Rows may join between any two passes.
+
+    There are four kinds of passes: first steps of rows that share a prefix, in one batch; images; the next piece of a
+    long prompt; and short steps of rows that go on (lists, reasoning), each behind its own past. Behind each batch of
+    first steps comes one pass of another kind, if any waits, and behind that the next batch.
+    """
+
+    def __init__(self, passes: Passes, prefixes: PrefixCache, images: ImageCache) -> None:
+        self._passes = passes
+        self._prefixes = prefixes
+        self._images = images
+        self._arrived: list[Row] = []
+        self._rows: list[Row] = []
+        self._stacks: dict[int, tuple[list[Row], Stack]] = {}
+        self._others: list[tuple[Pick, Turn]] = [(_unseen, self._see), (_long, self._read_on), (_short, self._go_on)]
+        self._first_is_next = True
+        self._led = False
+        self._counts = Counter[str](passes=0, pass_rows=0, pass_tokens=0, padding_tokens=0)
+        self._changed = threading.Condition()
+
+    def run(self, rows: Sequence[Row]) -> None:
+        """Returns when all of these are done. One of the threads that wait here runs the passes for all."""
+        with self._changed:
+            self._arrived += rows
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._led or all(row.done for row in rows))
+                if all(row.done for row in rows):
+                    return
+                self._led = True
+            try:
+                while not all(row.done for row in rows):
+                    self._turn()
+            finally:
+                with self._changed:
+                    self._led = False
+                    self._changed.notify_all()
+
+    def statistics(self) -> dict[str, float]:
+        """Passes so far, their rows and tokens, and tokens of padding beside them."""
+        return {name: float(count) for name, count in self._counts.items()}
+
+    def _turn(self) -> None:
+        with self._changed:
+            self._rows += self._arrived
+            self._arrived.clear()
+        for row in self._rows:
+            row.is_late()
+        self._leave()
+        if not self._rows:
+            return
+        turn, rows = self._choose()
+        try:
+            turn(rows)
+        except BaseException as error:
+            for row in rows:
+                row.fail(error)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Forget rows that are done, and tell those who wait for them."""
+        if any(row.done for row in self._rows):
+            self._rows = [row for row in self._rows if not row.done]
+            with self._changed:
+                self._changed.notify_all()
+
+    def _choose(self) -> tuple[Turn, list[Row]]:
+        """Whose turn it is, of which there is at least one."""
+        for row in self._rows:
+            if not row.started and row.job.pixels is None:
+                row.start()
+        first = [row for row in self._rows if row.started and row.context is None]
+        if not (first and self._first_is_next):
+            for kind in self._others:
+                pick, turn = kind
+                if rows := pick(self._rows):
+                    self._others.remove(kind)
+                    self._others.append(kind)
+                    self._first_is_next = True
+                    return turn, rows
+        self._first_is_next = False
+        same = [row for row in first if row.prefix == first[0].prefix]
+        # A row that is read in pieces goes alone.
+        fitting = [row for row in same if _length(row) <= CHUNK or row is same[0]]
+        chosen = nearest([_length(row) for row in fitting]) if _length(same[0]) <= CHUNK else [0]
+        return self._begin, [fitting[index] for index in chosen]
+
+    def _see(self, rows: Sequence[Row]) -> None:
+        """The features of these rows' images, and their first steps."""
+        began = time.monotonic()
+        images = [row.job.pixels for row in rows if row.job.pixels is not None]
+        seen = iter(self._images.features([image for each in images for image in each], self._passes.see))
+        for row, own in zip(rows, images, strict=True):
+            features = np.concatenate([next(seen) for _ in own])
+            row.took("vision", began)
+            row.start(features)
+
+    def _begin(self, rows: Sequence[Row]) -> None:
+        """First steps behind one prefix."""
+        self._read(self._prefix(rows), rows)
+
+    def _read_on(self, rows: Sequence[Row]) -> None:
+        """The next piece of a long prompt, or its last one."""
+        [row] = rows
+        assert row.context is not None
+        self._read(row.context, rows)
+
+    def _read(self, past: Context, rows: Sequence[Row]) -> None:
+        """One pass behind this context: of a row that is too long for it a piece, else all steps to their ends."""
+        row, began = rows[0], time.monotonic()
+        pieces = row.tree.cut(CHUNK, self._passes.image_token)
+        if pieces is None:
+            self._step(past, rows)
+            return
+        piece, rest = pieces
+        result = self._run(past, [piece], (0,))
+        row.read(rest, past.extended(result.keys[:, 0], result.values[:, 0], range(piece.length)))
+        row.took(row.step.phase, began)
+
+    def _go_on(self, rows: Sequence[Row]) -> None:
+        """Short steps of rows that are about as long, each behind its own past."""
+        size = _size(rows[0])
+        members, stack = self._stacks.pop(size, ([], None))
+        more = max(_length(row) for row in rows)
+        if stack is None or members != rows or not stack.fits(more):
+            stack = Stack.of([row.context for row in rows if row.context is not None], more=more)
+        # Behind the others: where not all go together, each gets its turn.
+        self._rows.sort(key=lambda row: row in rows)
+        self._step(stack, rows)
+        if not any(row.done for row in rows):
+            self._stacks[size] = (list(rows), stack)
+
+    def _prefix(self, rows: Sequence[Row]) -> Context:
+        """The context of these rows' prefix, from the cache or computed."""
+        began = time.monotonic()
+        ids, context, reused = rows[0].prefix, self._passes.empty, False
+        if ids:
+            context, reused = self._prefixes.obtain(ids, lambda: self._passes.extend(self._passes.empty, ids))
+        for row in rows:
+            row.reused = context.length if reused else 0
+            row.took("prefix", began)
+        return context
+
+    def _step(self, past: Past, rows: Sequence[Row]) -> None:
+        """One pass that reads the trees of all these rows to their ends."""
+        began = time.monotonic()
+        steps = [row.step for row in rows]
+        trees = [row.tree for row in rows]
+        asked = tuple(sorted({id for step in steps for id in step.candidates})) or (0,)
+        result = self._run(past, trees, asked)
+        free = [index for index, step in enumerate(steps) if step.without is not None]
+        without = [step.without for step in steps if step.without is not None]
+        best = self._passes.best_of(result.hidden[free, 0], without) if free else []
+        likeliest = dict(zip(free, best, strict=True))
+        for index, (row, step, tree) in enumerate(zip(rows, steps, trees, strict=True)):
+            row.took(step.phase, began)
+            columns = [asked.index(id) for id in step.candidates]
+            logits = result.logits[index, : len(tree.ends)][:, columns]
+            kept = row.see(Seen(logits, likeliest.get(index, -1)))
+            if kept is None:
+                continue
+            # Now, since the next pass overwrites them.
+            keys, values = result.keys[:, index], result.values[:, index]
+            if isinstance(past, Stack):
+                past.append(index, keys, values, kept)
+                row.context = past.context(index)
+            else:
+                row.context = past.extended(keys, values, kept)
+
+    def _run(self, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> Result:
+        tokens = sum(tree.length for tree in trees)
+        padding = len(trees) * padded_length(trees) - tokens
+        self._counts.update(passes=1, pass_rows=len(trees), pass_tokens=tokens, padding_tokens=padding)
+        return self._passes.run(past, trees, candidates)
+
+
+def _length(row: Row) -> int:
+    return row.tree.length
+
+
+def _size(row: Row) -> int:
+    return size_class(row.context.length if row.context is not None else 0)
+
+
+def _unseen(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not row.started and row.job.pixels is not None]
+
+
+def _long(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.context is not None and _length(row) > SHORT][:1]
+
+
+def _short(rows: Sequence[Row]) -> list[Row]:
+    waiting = [row for row in rows if row.context is not None and _length(row) <= SHORT]
+    return [row for row in waiting if _size(row) == _size(waiting[0])][:MOST_ROWS]

@@ -1,0 +1,172 @@
+"""Rows that join between passes: each is answered as if alone, and nobody waits for another's long answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_checkpoint import IMAGE_TOKENS, tiny_config, write_checkpoint
+from tiny_engine import END, PAIR, PROGRAM, VOCABULARY, job, tiny_engine, tiny_passes
+
+from engines.local import turns
+from engines.local.engine import LocalEngine
+from engines.local.grouping import MOST_ROWS
+from engines.local.passes import Passes
+from engines.program import Forced, FreeText, NameList, Program
+from engines.protocol import Answer, Job
+
+ITEMS = ((20, 21), (20,), (22, 23, 24), (25,))
+NAMES = NameList((4, 9), ITEMS, (10,), END, 24)
+LINE = NameList((4, 9), None, (10,), END, 6)
+PROGRAMS = (
+    PROGRAM,
+    PAIR,
+    Program((*PROGRAM.segments, NAMES)),
+    Program((*PAIR.segments, NAMES)),
+    Program((*PAIR.segments, LINE)),
+    Program((Forced((11, 12)), FreeText(12, (91, 92), END), *PAIR.segments)),
+)
+
+
+@pytest.fixture(scope="module")
+def passes(tmp_path_factory: pytest.TempPathFactory) -> Passes:
+    return tiny_passes(
+        write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", tiny_config(), scale=0.3), tower=True
+    )
+
+
+@pytest.fixture
+def engine(passes: Passes) -> LocalEngine:
+    return tiny_engine(passes, vision="trained")
+
+
+def mixed(count: int, *, with_images: bool = True) -> list[Job]:
+    """All kinds of programs, lengths and prefixes, some with images."""
+    random, jobs = np.random.default_rng(7), list[Job]()
+    for number in range(count):
+        prefix = int(random.choice([0, 10, 20]))
+        asked = job(prefix + int(random.integers(2, 60)), prefix=prefix, seed=number, program=PROGRAMS[number % 6])
+        if with_images and number % 5 == 0:
+            ids = np.concatenate([asked.ids, np.full(IMAGE_TOKENS, VOCABULARY), [9, 9]]).astype(np.int32)
+            pixels = random.integers(0, 256, (1, 16, 16, 3), np.uint8)
+            asked = replace(asked, ids=ids, pixels=pixels)
+        jobs.append(asked)
+    return jobs
+
+
+def same(ours: Any, alone: Any) -> None:
+    assert isinstance(ours, Answer)
+    assert isinstance(alone, Answer)
+    assert (ours.ids, ours.truncated) == (alone.ids, alone.truncated)
+    np.testing.assert_allclose(ours.choice_logprobs, alone.choice_logprobs, atol=1e-4)
+
+
+def test_rows_that_join_between_passes_are_answered_as_if_alone(engine: LocalEngine, passes: Passes) -> None:
+    jobs = mixed(48)
+    plain = tiny_engine(passes, vision="trained")
+    alone = [plain.run([asked])[0] for asked in jobs]
+    random = np.random.default_rng(3)
+    delays = random.uniform(0, 0.3, len(jobs))
+
+    def ask(number: int) -> Any:
+        time.sleep(delays[number])
+        return engine.run([jobs[number]])[0]
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(len(jobs))))
+    for ours, theirs in zip(answers, alone, strict=True):
+        same(ours, theirs)
+    counted = engine.statistics()
+    assert counted["pass_rows"] > counted["passes"], "some rows shared a pass"
+
+
+def test_lists_and_reasoning_of_several_rows_go_on_in_one_pass(engine: LocalEngine, passes: Passes) -> None:
+    jobs = [job(20 + number, prefix=10, seed=number, program=PROGRAMS[5]) for number in range(6)]
+    alone = [tiny_engine(passes).run([asked])[0] for asked in jobs]
+    for ours, theirs in zip(engine.run(jobs), alone, strict=True):
+        same(ours, theirs)
+    # First steps in one pass, then one for each further token and one for the verdicts: not six of each.
+    assert engine.statistics()["passes"] < 2 * (12 + 2)
+
+
+def test_a_long_prompt_is_read_in_pieces_with_others_between_them(
+    engine: LocalEngine, passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program((*PAIR.segments, NAMES))
+    long = [job(10 + length, prefix=10, seed=length, program=program) for length in (31, 50, 90)]
+    whole = [tiny_engine(passes).run([asked])[0] for asked in long]
+    monkeypatch.setattr(turns, "CHUNK", 16)
+    for ours, theirs in zip(engine.run([*long, *mixed(6)]), whole, strict=False):
+        same(ours, theirs)
+    assert engine.statistics()["passes"] > 2 + 3 + 6
+
+
+def test_a_piece_ends_before_or_behind_an_image(
+    engine: LocalEngine, passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    image, text = np.full(IMAGE_TOKENS, VOCABULARY), np.arange(9, 22)
+    ids = np.concatenate([text, image, text, image, text]).astype(np.int32)
+    asked = Job(ids, 0, PAIR, pixels=pixels)
+    [whole] = tiny_engine(passes, vision="trained").run([asked])
+    for chunk in range(2, len(ids), 3):
+        monkeypatch.setattr(turns, "CHUNK", chunk)
+        same(engine.run([asked])[0], whole)
+
+
+def test_a_verdict_does_not_wait_for_the_end_of_reasoning(engine: LocalEngine) -> None:
+    thinking = job(28, seed=1, program=Program((Forced((11, 12)), FreeText(300, (91, 92), 1000), *PROGRAM.segments)))
+    ended = list[str]()
+
+    def think() -> None:
+        engine.run([thinking])
+        ended.append("reasoning")
+
+    thread = threading.Thread(target=think)
+    thread.start()
+    while engine.statistics()["passes"] < 2:
+        time.sleep(0.001)
+    for number in range(3):
+        engine.run([job(30, seed=number)])
+        ended.append("verdict")
+    thread.join()
+    assert ended == ["verdict"] * 3 + ["reasoning"]
+
+
+class Failing:
+    """Passes of which those with more than `most` rows fail."""
+
+    def __init__(self, passes: Passes, most: int) -> None:
+        self._passes, self._most = passes, most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._passes, name)
+
+    def run(self, past: Any, trees: Sequence[Any], candidates: Sequence[int]) -> Any:
+        if len(trees) > self._most:
+            raise MemoryError("no room")
+        return self._passes.run(past, trees, candidates)
+
+
+def test_a_pass_that_fails_fails_its_rows_and_no_others(passes: Passes) -> None:
+    engine = tiny_engine(Failing(passes, 1))  # type: ignore[arg-type]
+    with pytest.raises(MemoryError):
+        engine.run([job(30, prefix=20, seed=1), job(30, prefix=20, seed=2)])
+    with ThreadPoolExecutor(2) as pool:
+        pair = pool.submit(engine.run, [job(30, prefix=20, seed=1), job(31, prefix=20, seed=2)])
+        other = pool.submit(engine.run, [job(30, prefix=10, seed=3)])
+        assert isinstance(other.result()[0], Answer)
+        with pytest.raises(MemoryError):
+            pair.result()
+    assert isinstance(engine.run([job(30, seed=1)])[0], Answer)
+
+
+def test_more_rows_than_share_a_pass_all_get_their_turn(engine: LocalEngine) -> None:
+    jobs = [job(20, prefix=10, seed=number, program=PROGRAMS[5]) for number in range(2 * MOST_ROWS + 3)]
+    assert all(isinstance(answer, Answer) for answer in engine.run(jobs))
