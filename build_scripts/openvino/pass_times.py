@@ -47,7 +47,7 @@ def pass_times(forms: Mapping[str, Form], *, batches: Sequence[int], rounds: int
         )
         for name, form in forms.items()
     }
-    asked = {batch: _inputs(next(iter(forms.values())).folder, batch) for batch in batches}
+    asked = {batch: short_requests(next(iter(forms.values())).folder, batch) for batch in batches}
     times: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in batches} for name in runtimes}
     for round_number in range(rounds + 1):
         for name, runtime in runtimes.items():
@@ -61,7 +61,8 @@ def pass_times(forms: Mapping[str, Form], *, batches: Sequence[int], rounds: int
     }
 
 
-def _inputs(folder: Path, batch: int) -> dict[str, npt.NDArray[Any]]:
+def short_requests(folder: Path, batch: int) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of a pass over `batch` short requests of random ids behind a prefix of random states."""
     config = Checkpoint.read_config(folder)
     generator = np.random.default_rng(0)
     states = generator.standard_normal(

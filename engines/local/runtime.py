@@ -22,6 +22,8 @@ from engines.local.vision_openvino import FEATURES, PIXELS
 
 GRAPH = "graph.xml"
 VISION_GRAPH = "vision.xml"
+COUNTERS = {"PERF_COUNT": True}
+"""To be loaded with, for `Runtime.operations`."""
 _LOGGER = logging.getLogger(__name__)
 _WITHOUT_WEIGHTS = {"CACHE_MODE": "OPTIMIZE_SIZE"}
 """For exporting and for importing alike. With the weights in it the file would be larger than the graph's."""
@@ -67,13 +69,17 @@ def refuse_foreign(config: EngineConfig) -> None:
         raise BundleError(f"compiled for {config.arithmetic}, which this CPU does not multiply: compile it here")
 
 
-def infer_request(model: ov.Model | Path, *, precision: str, group_size: int = 0) -> Any:
+def infer_request(
+    model: ov.Model | Path, *, precision: str, group_size: int = 0, other: Mapping[str, Any] | None = None
+) -> Any:
     """A graph or a saved graph's file, compiled for latency; as `save_compiled` left it, where it did.
 
-    precision, group_size: see `EngineConfig`. Raises BundleError for an unknown precision, or a graph that can't be
-    read or compiled.
+    precision, group_size: see `EngineConfig`. other: settings of OpenVINO for a measurement, on top or instead. Raises
+    BundleError for an unknown precision, or a graph that can't be read or compiled.
     """
     settings = _settings(precision, group_size)
+    if other:
+        return _compiled(model, {**settings, **other}).create_infer_request()
     if isinstance(model, Path) and (blob := compiled_file(model, precision, group_size)).is_file():
         try:
             return _imported(model, blob, settings)
@@ -130,9 +136,11 @@ def _settings(precision: str, group_size: int) -> dict[str, Any]:
 class Runtime:
     """The text forward. Not thread-safe: one infer request."""
 
-    def __init__(self, model: ov.Model | Path, *, precision: str, group_size: int = 0) -> None:
+    def __init__(
+        self, model: ov.Model | Path, *, precision: str, group_size: int = 0, other: Mapping[str, Any] | None = None
+    ) -> None:
         """Raises BundleError: see `infer_request`; and for a graph that takes other inputs than `build_graph`'s."""
-        self._request = infer_request(model, precision=precision, group_size=group_size)
+        self._request = infer_request(model, precision=precision, group_size=group_size, other=other)
         names = {name for each in self._request.get_compiled_model().inputs for name in each.get_names()}
         if names != set(INPUTS):
             raise BundleError("the text graph was compiled by another version of this package: compile it again")
@@ -140,9 +148,24 @@ class Runtime:
         self._no_features: FloatArray = np.zeros((1, hidden), np.float32)
 
     @classmethod
-    def load(cls, folder: Path, *, precision: str, group_size: int = 0) -> Runtime:
-        """Raises BundleError for an unknown precision, or a graph that can't be read or compiled."""
-        return cls(folder / GRAPH, precision=precision, group_size=group_size)
+    def load(
+        cls, folder: Path, *, precision: str, group_size: int = 0, other: Mapping[str, Any] | None = None
+    ) -> Runtime:
+        """Raises BundleError for an unknown precision, or a graph that can't be read or compiled (`infer_request`)."""
+        return cls(folder / GRAPH, precision=precision, group_size=group_size, other=other)
+
+    @property
+    def threads(self) -> int:
+        """That a pass runs on."""
+        return int(self._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"))
+
+    def operations(self) -> list[tuple[str, str, float]]:
+        """(kind, how it was executed, milliseconds) of each operation of the latest pass, loaded with COUNTERS."""
+        return [
+            (each.node_type, each.exec_type, each.real_time.total_seconds() * 1e3)
+            for each in self._request.get_profiling_info()
+            if each.status == each.Status.EXECUTED
+        ]
 
     def run(self, **inputs: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """The inputs of `build_graph`; without an image, slots and features may be left out.

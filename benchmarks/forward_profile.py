@@ -1,0 +1,185 @@
+"""Where a pass spends its time, by OpenVINO's own counters, and whether two passes at once would be faster than one.
+
+    python -m benchmarks.forward_profile --bundle build/bundle --batches 1,8,32
+
+A pass is one over short requests behind the built-in policy's prefix, as the engine runs it. Operations are counted for
+the linear layers and for attention, so that their rate stands beside the share. The second table runs the same requests
+as one pass on all threads, and cut in two that run at the same time on half of the threads each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tritonguard.errors import BundleError
+
+from benchmarks.peers.operations import attention_operations, linear_operations
+from benchmarks.report import markdown, write_json
+from build_scripts.openvino.pass_times import PREFIX, SUFFIX, short_requests
+from engines.checkpoint import Checkpoint, TextConfig
+from engines.local.engine_config import EngineConfig
+from engines.local.runtime import COUNTERS, Runtime, cpu_name
+
+LINEAR, ATTENTION = "FullyConnected", "MatMul"
+REST = "less than 1 %"
+HALVES = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of operation in a pass. ms: of all of them; share: of the pass's operations; gops: 10^9 operations a
+    second, where they are counted."""
+
+    kind: str
+    count: int
+    ms: float
+    share: float
+    gops: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """pass_ms: wall time of a pass, the median."""
+
+    batch: int
+    pass_ms: float
+    parts: Sequence[Part]
+
+    @property
+    def products(self) -> float:
+        """Share of matrix products."""
+        return sum(part.share for part in self.parts if part.kind.split()[0] in (LINEAR, ATTENTION))
+
+
+def parts_of(operations: Sequence[tuple[str, str, float]], counted: Mapping[str, float]) -> list[Part]:
+    """By kind and kernel, the longest first; kinds below one hundredth as one. operations: see `Runtime.operations`.
+    counted: 10^9 operations of a pass by kind, spread over its kernels by their time."""
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for kind, kernel, ms in operations:
+        times[kind, kernel].append(ms)
+    total = sum(ms for _, _, ms in operations)
+    by_kind = {kind: sum(ms for each, _, ms in operations if each == kind) for kind in counted}
+    parts, rest = [], list[float]()
+    for (kind, kernel), each in sorted(times.items(), key=lambda item: -sum(item[1])):
+        ms = sum(each)
+        if ms < total / 100:
+            rest += each
+            continue
+        gops = counted[kind] / (by_kind[kind] / 1e3) if kind in counted else float("nan")
+        parts.append(Part(f"{kind} ({kernel})", len(each), ms, ms / total, gops))
+    if rest:
+        parts.append(Part(REST, len(rest), sum(rest), sum(rest) / total, float("nan")))
+    return parts
+
+
+def counted_operations(config: TextConfig, batch: int) -> dict[str, float]:
+    """10^9 operations of a pass over `batch` short requests; of the last layer, keys and values are all it takes."""
+    tokens = batch * SUFFIX
+    whole = 1 - 1 / config.num_hidden_layers
+    keys = 2 * tokens * config.hidden_size * 2 * config.num_key_value_heads * config.head_dim
+    linear = linear_operations(config, tokens) * whole + keys
+    attention = attention_operations(config, prefix=PREFIX, tokens=SUFFIX) * batch * whole
+    return {LINEAR: linear / 1e9, ATTENTION: attention / 1e9}
+
+
+def profile(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int) -> list[Profile]:
+    runtime = _load(folder, how, COUNTERS)
+    config = Checkpoint.read_config(folder)
+    found = []
+    for batch in batches:
+        inputs, times, counts = short_requests(folder, batch), list[float](), list[list[tuple[str, str, float]]]()
+        for number in range(rounds + 2):
+            ms = _timed(runtime, inputs)
+            if number >= 2:
+                times.append(ms)
+                counts.append(runtime.operations())
+        # The counters of the round whose sum is the median.
+        middle = sorted(counts, key=lambda operations: sum(ms for _, _, ms in operations))[len(counts) // 2]
+        found.append(Profile(batch, median(times), parts_of(middle, counted_operations(config, batch))))
+        print(f"batch {batch}: {found[-1].pass_ms:.1f} ms, {found[-1].products:.0%} matrix products", flush=True)
+    return found
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Requests a second: of one pass on all threads, and of two halves of it at once."""
+
+    batch: int
+    one_pass: float
+    two_halves: float
+
+
+def halves(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int) -> list[Halves]:
+    """Medians of interleaved rounds, of the batches that have halves."""
+    whole = _load(folder, how, {})
+    threads = whole.threads
+    split = [_load(folder, how, {"INFERENCE_NUM_THREADS": max(1, threads // HALVES)}) for _ in range(HALVES)]
+    found = []
+    with ThreadPoolExecutor(HALVES) as pool:
+        for batch in (each for each in batches if each % HALVES == 0):
+            one, two = short_requests(folder, batch), short_requests(folder, batch // HALVES)
+            times: dict[str, list[float]] = {"one": [], "two": []}
+            for number in range(rounds + 2):
+                took = {"one": _timed(whole, one)}
+                began = time.perf_counter()
+                list(pool.map(_timed, split, [two] * HALVES))
+                took["two"] = (time.perf_counter() - began) * 1e3
+                if number >= 2:
+                    for name, ms in took.items():
+                        times[name].append(ms)
+            found.append(Halves(batch, *(batch / median(times[name]) * 1e3 for name in ("one", "two"))))
+    return found
+
+
+def _load(folder: Path, how: EngineConfig, other: Mapping[str, Any]) -> Runtime:
+    group_size = how.dynamic_quantization_group_size
+    return Runtime.load(folder, precision=how.arithmetic, group_size=group_size, other=other)
+
+
+def _timed(runtime: Runtime, inputs: Mapping[str, Any]) -> float:
+    began = time.perf_counter()
+    runtime.run(**inputs)
+    return (time.perf_counter() - began) * 1e3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.forward_profile",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", type=Path, default=Path("build/bundle"))
+    parser.add_argument("--batches", default="1,8,32", help="requests in a pass (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    args = parser.parse_args(argv)
+    try:
+        batches = [int(each) for each in args.batches.split(",")]
+        how = EngineConfig.read(args.bundle)
+        profiles = profile(args.bundle, how, batches, args.rounds)
+        cut = halves(args.bundle, how, batches, args.rounds)
+    except (BundleError, ValueError) as error:
+        parser.error(str(error))
+    print(f"\n{cpu_name()}, arithmetic {how.arithmetic}, {PREFIX} tokens kept and {SUFFIX} new ones of each request\n")
+    for each in profiles:
+        print(f"batch {each.batch}: {each.pass_ms:.1f} ms, {each.products:.1%} of it matrix products\n")
+        rows = [(part.kind, part.count, part.ms, f"{part.share:.1%}", part.gops) for part in each.parts]
+        print(markdown(("operation (kernel)", "count", "ms", "share", "10^9 operations/s"), rows), "\n")
+    rows_cut = [(each.batch, each.one_pass, each.two_halves, each.two_halves / each.one_pass) for each in cut]
+    print(markdown(("batch", "one pass, requests/s", "two halves at once", "ratio"), rows_cut))
+    if args.out:
+        write_json(args.out, {"cpu": cpu_name(), "arithmetic": how.arithmetic, "profiles": profiles, "halves": cut})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
