@@ -35,7 +35,8 @@ class Job:
 
     ids: int32 [n], the prompt. prefix_length: how many leading ids depend on the policy alone and may be
     reused between jobs; 0 when unknown. pixels: uint8 [images, size, size, 3], RGB, in the order of the image
-    marks in the prompt; None: no image. deadline_ns: CLOCK_MONOTONIC of this host; None: no deadline.
+    marks in the prompt; None: no image. deadline_ns: CLOCK_MONOTONIC of this host; None: no deadline. priority: the
+    higher goes first, where an engine has jobs that wait for a pass.
     """
 
     ids: npt.NDArray[np.int32]
@@ -43,6 +44,7 @@ class Job:
     program: Program
     pixels: npt.NDArray[np.uint8] | None = None
     deadline_ns: int | None = None
+    priority: int = 0
 
     @property
     def split(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tritonguard.errors import DeadlineExceeded, GuardError, InternalError, Overloaded, Unavailable
 
@@ -104,7 +104,7 @@ class Scheduler:
         engine failed; the cause is chained).
         """
         with self._lock:
-            entry = _Entry(jobs, done, priority, self._arrived)
+            entry = _Entry([replace(job, priority=priority) for job in jobs], done, priority, self._arrived)
             self._arrived += 1
             refused, error = self._admit(entry)
             self._note_change()

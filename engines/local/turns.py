@@ -1,4 +1,5 @@
-"""The passes of all rows under way, in turn: what came first goes first, and nobody waits for another's long answer."""
+"""The passes of all rows under way, in turn: higher priority first, then what came first, and nobody waits for
+another's long answer."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ class Turns:
 
     def _turn(self) -> None:
         with self._changed:
-            self._rows += self._arrived
+            # Stable: of one priority, in the order in which they stand.
+            self._rows = sorted([*self._rows, *self._arrived], key=lambda row: -row.job.priority)
             self._arrived.clear()
         for row in self._rows:
             row.is_late()

@@ -170,3 +170,38 @@ def test_a_pass_that_fails_fails_its_rows_and_no_others(passes: Passes) -> None:
 def test_more_rows_than_share_a_pass_all_get_their_turn(engine: LocalEngine) -> None:
     jobs = [job(20, prefix=10, seed=number, program=PROGRAMS[5]) for number in range(2 * MOST_ROWS + 3)]
     assert all(isinstance(answer, Answer) for answer in engine.run(jobs))
+
+
+class Held:
+    """Passes of which the first waits until it is let go; `lengths`: of the first row of each."""
+
+    def __init__(self, passes: Passes) -> None:
+        self._passes = passes
+        self.began, self.go = threading.Event(), threading.Event()
+        self.lengths: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._passes, name)
+
+    def run(self, past: Any, trees: Sequence[Any], candidates: Sequence[int]) -> Any:
+        self.began.set()
+        assert self.go.wait(10)
+        self.lengths.append(trees[0].length)
+        return self._passes.run(past, trees, candidates)
+
+
+def test_of_what_waits_for_a_pass_the_higher_priority_goes_first(passes: Passes) -> None:
+    held = Held(passes)
+    engine = tiny_engine(held)  # type: ignore[arg-type]
+    # Of very different lengths, each goes alone.
+    jobs = [replace(job(8 * 2**number, seed=number), priority=number % 3) for number in range(6)]
+    with ThreadPoolExecutor(8) as pool:
+        pool.submit(engine.run, [job(5)])
+        assert held.began.wait(10)
+        others = [pool.submit(engine.run, [asked]) for asked in jobs]
+        while len(engine._turns._arrived) < len(jobs):
+            time.sleep(0.001)
+        held.go.set()
+        assert all(isinstance(other.result()[0], Answer) for other in others)
+    behind = [length - len(PROGRAM.segments[0].ids) for length in held.lengths[1:]]  # type: ignore[union-attr]
+    assert [next(j.priority for j in jobs if len(j.ids) == length) for length in behind] == [2, 2, 1, 1, 0, 0]
