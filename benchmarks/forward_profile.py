@@ -32,6 +32,7 @@ from engines.local.runtime import COUNTERS, Runtime, cpu_name
 LINEAR, ATTENTION = "FullyConnected", "MatMul"
 REST = "less than 1 %"
 HALVES = 2
+WARM_UPS = 2
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,13 @@ def counted_operations(config: TextConfig, batch: int) -> dict[str, float]:
 
 
 def profile(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int) -> list[Profile]:
-    runtime = _load(folder, how, COUNTERS)
     config = Checkpoint.read_config(folder)
     found = []
     for batch in batches:
-        inputs, times, counts = short_requests(folder, batch), list[float](), list[list[tuple[str, str, float]]]()
-        for number in range(rounds + 2):
-            ms = _timed(runtime, inputs)
-            if number >= 2:
-                times.append(ms)
-                counts.append(runtime.operations())
-        # The counters of the round whose sum is the median.
-        middle = sorted(counts, key=lambda operations: sum(ms for _, _, ms in operations))[len(counts) // 2]
-        found.append(Profile(batch, median(times), parts_of(middle, counted_operations(config, batch))))
+        # The counters are means over all passes of a runtime, so each batch has its own.
+        runtime, inputs = _load(folder, how, COUNTERS), short_requests(folder, batch)
+        times = [_timed(runtime, inputs) for _ in range(rounds + WARM_UPS)][WARM_UPS:]
+        found.append(Profile(batch, median(times), parts_of(runtime.operations(), counted_operations(config, batch))))
         print(f"batch {batch}: {found[-1].pass_ms:.1f} ms, {found[-1].products:.0%} matrix products", flush=True)
     return found
 
@@ -121,19 +116,19 @@ class Halves:
 def halves(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int) -> list[Halves]:
     """Medians of interleaved rounds, of the batches that have halves."""
     whole = _load(folder, how, {})
-    threads = whole.threads
-    split = [_load(folder, how, {"INFERENCE_NUM_THREADS": max(1, threads // HALVES)}) for _ in range(HALVES)]
+    first = _load(folder, how, {"NUM_STREAMS": HALVES})
+    split = [first, *(first.beside() for _ in range(HALVES - 1))]
     found = []
     with ThreadPoolExecutor(HALVES) as pool:
         for batch in (each for each in batches if each % HALVES == 0):
             one, two = short_requests(folder, batch), short_requests(folder, batch // HALVES)
             times: dict[str, list[float]] = {"one": [], "two": []}
-            for number in range(rounds + 2):
+            for number in range(rounds + WARM_UPS):
                 took = {"one": _timed(whole, one)}
                 began = time.perf_counter()
                 list(pool.map(_timed, split, [two] * HALVES))
                 took["two"] = (time.perf_counter() - began) * 1e3
-                if number >= 2:
+                if number >= WARM_UPS:
                     for name, ms in took.items():
                         times[name].append(ms)
             found.append(Halves(batch, *(batch / median(times[name]) * 1e3 for name in ("one", "two"))))

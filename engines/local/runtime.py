@@ -140,7 +140,10 @@ class Runtime:
         self, model: ov.Model | Path, *, precision: str, group_size: int = 0, other: Mapping[str, Any] | None = None
     ) -> None:
         """Raises BundleError: see `infer_request`; and for a graph that takes other inputs than `build_graph`'s."""
-        self._request = infer_request(model, precision=precision, group_size=group_size, other=other)
+        self._take(infer_request(model, precision=precision, group_size=group_size, other=other))
+
+    def _take(self, request: Any) -> None:
+        self._request = request
         names = {name for each in self._request.get_compiled_model().inputs for name in each.get_names()}
         if names != set(INPUTS):
             raise BundleError("the text graph was compiled by another version of this package: compile it again")
@@ -154,13 +157,15 @@ class Runtime:
         """Raises BundleError for an unknown precision, or a graph that can't be read or compiled (`infer_request`)."""
         return cls(folder / GRAPH, precision=precision, group_size=group_size, other=other)
 
-    @property
-    def threads(self) -> int:
-        """That a pass runs on."""
-        return int(self._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"))
+    def beside(self) -> Runtime:
+        """Another request of the same compiled graph, which shares its weights and may run at the same time."""
+        other = Runtime.__new__(Runtime)
+        other._take(self._request.get_compiled_model().create_infer_request())
+        return other
 
     def operations(self) -> list[tuple[str, str, float]]:
-        """(kind, how it was executed, milliseconds) of each operation of the latest pass, loaded with COUNTERS."""
+        """(kind, how it was executed, milliseconds) of each operation, the mean over all passes so far; loaded with
+        COUNTERS."""
         return [
             (each.node_type, each.exec_type, each.real_time.total_seconds() * 1e3)
             for each in self._request.get_profiling_info()
