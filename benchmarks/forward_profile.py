@@ -116,7 +116,7 @@ class Halves:
 def halves(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int) -> list[Halves]:
     """Medians of interleaved rounds, of the batches that have halves."""
     whole = _load(folder, how, {})
-    first = _load(folder, how, {"NUM_STREAMS": HALVES})
+    first = _load(folder, how, {}, streams=HALVES)
     split = [first, *(first.beside() for _ in range(HALVES - 1))]
     found = []
     with ThreadPoolExecutor(HALVES) as pool:
@@ -135,9 +135,9 @@ def halves(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int)
     return found
 
 
-def _load(folder: Path, how: EngineConfig, other: Mapping[str, Any]) -> Runtime:
+def _load(folder: Path, how: EngineConfig, other: Mapping[str, Any], *, streams: int = 1) -> Runtime:
     group_size = how.dynamic_quantization_group_size
-    return Runtime.load(folder, precision=how.arithmetic, group_size=group_size, other=other)
+    return Runtime.load(folder, precision=how.arithmetic, group_size=group_size, streams=streams, other=other)
 
 
 def _timed(runtime: Runtime, inputs: Mapping[str, Any]) -> float:

@@ -35,16 +35,24 @@ def tiny_engine(passes: Passes, *, vision: str = "none", **values: Any) -> Local
     return LocalEngine(passes, Capabilities(SERVED_SEGMENTS, SERVED_CHOICES, vision, 512), **values)
 
 
-def tiny_passes(folder: Path, *, tower: bool = False) -> Passes:
+def tiny_passes(folder: Path, *, tower: bool = False, pair: bool = False) -> Passes:
+    """pair: batches are cut in two that run at once."""
     checkpoint = Checkpoint.open(folder)
     _kept.append(checkpoint)  # the graph's constants are views of its files
-    runtime = Runtime(build_graph(checkpoint), precision="f32")
+    graph = build_graph(checkpoint)
+
+    def make_pair() -> tuple[Runtime, Runtime]:
+        first = Runtime(graph, precision="f32", streams=2)
+        return first, first.beside()
+
+    runtime = Runtime(graph, precision="f32")
     return Passes(
         runtime,
         checkpoint.text_config,
         image_token=VOCABULARY,
         head=HeadRuntime.of(checkpoint, precision="f32"),
         vision=VisionRuntime(build_vision_graph(checkpoint), precision="f32") if tower else None,
+        pair=make_pair if pair else None,
     )
 
 

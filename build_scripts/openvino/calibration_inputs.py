@@ -85,7 +85,7 @@ def _program(row: Row, builder: PromptBuilder) -> Program:
 
 
 def _all_inputs(groups: Mapping[tuple[int, ...], Sequence[_Verdict]], passes: Passes) -> Iterator[Inputs]:
-    hidden = passes.run(passes.empty, [Tree((0,))], [0]).hidden.shape[-1]
+    hidden = passes.run(passes.empty, [Tree((0,))], [0])[0].hidden.shape[-1]
     for prefix, verdicts in groups.items():
         context = passes.empty
         if prefix:

@@ -109,8 +109,10 @@ def compile_bundle(
         chosen = precision or min(measured, key=lambda name: measured[name])
         if measured:
             print("  " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in measured.items()) + f": {chosen}")
-        EngineConfig(chosen, group_size).write(folder)
-        save_compiled(folder / GRAPH, precision=chosen, group_size=group_size)
+        how = EngineConfig(chosen, group_size)
+        how.write(folder)
+        for streams in range(1, how.streams + 1):
+            save_compiled(folder / GRAPH, precision=chosen, group_size=group_size, streams=streams)
         steps.next("hashing")
         write_manifest(
             folder,

@@ -19,15 +19,21 @@ arithmetic: {arithmetic}
 
 # Inputs of a layer with int8 weights are quantized in each pass, this many values to a scale. 0: they stay float.
 dynamic_quantization_group_size: {dynamic_quantization_group_size}
+
+# 2: a pass of several rows is cut in two that run at once, each on half of the cores. That is faster than one on all of
+# them, and takes the graph's memory once more. 1: no pass is cut.
+streams: {streams}
 """
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """arithmetic: one of PRECISIONS. dynamic_quantization_group_size: OpenVINO's property, for the text graph."""
+    """arithmetic: one of PRECISIONS. dynamic_quantization_group_size: OpenVINO's property, for the text graph. streams:
+    1, or 2 to cut passes of several rows in two that run at once."""
 
     arithmetic: str
     dynamic_quantization_group_size: int = 0
+    streams: int = 2
 
     def __post_init__(self) -> None:
         if self.arithmetic not in PRECISIONS:
@@ -35,6 +41,8 @@ class EngineConfig:
         size = self.dynamic_quantization_group_size
         if type(size) is not int or size < 0:
             raise BundleError("dynamic_quantization_group_size is not a whole number of at least 0")
+        if self.streams not in (1, 2):
+            raise BundleError("streams is 1 or 2")
 
     @classmethod
     def read(cls, folder: Path) -> EngineConfig:

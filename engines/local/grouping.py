@@ -9,6 +9,10 @@ MOST_TOKENS = 2048
 """Of a pass, padding included: its time is its tokens', and whoever comes meanwhile waits for its end."""
 CHUNK = 1024
 """A longer prompt is read in passes of about so many tokens, others between them."""
+LEAST_HALF = 128
+"""Tokens of the larger of two passes that run at once; below, both would read all weights for little."""
+MOST_OF_ALL = 0.65
+"""Its share of all tokens."""
 LEAST_USED = 0.85
 """Of a pass's tokens, the share that is no padding."""
 SHORT = 32
@@ -28,6 +32,20 @@ def nearest(lengths: Sequence[int], *, most_rows: int = MOST_ROWS, most_tokens: 
             chosen.append(index)
             longest, used = most, tokens
     return sorted(chosen)
+
+
+def halves(lengths: Sequence[int]) -> tuple[list[int], list[int]] | None:
+    """Indices of rows for two passes that run at once, each padded to its longest row; None: one pass is better.
+
+    The longer rows in one, the shorter in the other, so that the larger of both has as few tokens as can be. Two are
+    better where that is not much more than half of all, and large enough that reading the weights does not count.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    cuts = [(order[:cut], order[cut:]) for cut in range(1, len(order))]
+    sizes = [max(len(part) * lengths[part[-1]] for part in cut) for cut in cuts]
+    if not cuts or min(sizes) < LEAST_HALF or min(sizes) > MOST_OF_ALL * sum(lengths):
+        return None
+    return cuts[sizes.index(min(sizes))]
 
 
 def size_class(length: int) -> int:

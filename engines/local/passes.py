@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +18,20 @@ from tritonguard.errors import BundleError
 from engines.checkpoint import Checkpoint, FloatArray, TextConfig
 from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
+from engines.local.grouping import halves
 from engines.local.head_openvino import HeadRuntime
 from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime, refuse_foreign
 from engines.local.tree import Past, Tree, padded_length, pass_inputs
 
+Pair = tuple[Runtime, Runtime]
+MakePair = Callable[[], Pair]
+_LOGGER = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Result:
-    """logits float32 [B, ends, C], keys and values float32 [layers, B, kv heads, S, head dim], hidden float32
-    [B, ends, hidden]. Views that the next pass overwrites."""
+    """Of one row: logits float32 [ends, C], keys and values float32 [layers, kv heads, S, head dim], hidden float32
+    [ends, hidden]. Views that the next pass overwrites."""
 
     logits: FloatArray
     keys: FloatArray
@@ -31,7 +40,11 @@ class Result:
 
 
 class Passes:
-    """Not thread-safe. image_token: the id that stands for a piece of an image. vision None: no tower."""
+    """Not thread-safe. image_token: the id that stands for a piece of an image. vision None: no tower.
+
+    pair: makes two runtimes that may run at the same time, for batches; called in a thread of its own behind the first
+    pass, so that no start waits for it. None: batches are not cut.
+    """
 
     def __init__(
         self,
@@ -41,8 +54,12 @@ class Passes:
         image_token: int,
         head: HeadRuntime | None = None,
         vision: VisionRuntime | None = None,
+        pair: MakePair | None = None,
     ) -> None:
         self._runtime = runtime
+        self._make_pair = pair
+        self._pair: Pair | None = None
+        self._pair_thread: threading.Thread | None = None
         self._head = head
         self._vision = vision
         self.image_token = image_token
@@ -71,13 +88,48 @@ class Passes:
             image_token=Checkpoint.read_image_token(folder),
             head=head.result(),
             vision=vision.result() if vision else None,
+            pair=partial(_load_pair, folder, how) if how.streams == 2 and len(os.sched_getaffinity(0)) > 1 else None,
         )
 
-    def run(self, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> Result:
-        """One pass over trees behind one context or each behind its own; logits of the candidates at their ends."""
+    def run(self, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
+        """One pass over trees behind one context or each behind its own; logits of the candidates at their ends.
+
+        Behind one context a batch may be cut in two that run at once.
+        """
+        parts = halves([tree.length for tree in trees]) if self._pair and isinstance(past, Context) else None
+        if parts is None or self._pair is None:
+            results = self._pass(self._runtime, past, trees, candidates)
+            self._begin_pair()
+            return results
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            first, second = ([trees[index] for index in part] for part in parts)
+            other = pool.submit(self._pass, self._pair[1], past, second, candidates)
+            results = [*self._pass(self._pair[0], past, first, candidates), *other.result()]
+        places = [*parts[0], *parts[1]]
+        return [results[places.index(index)] for index in range(len(trees))]
+
+    def wait_for_pair(self) -> None:
+        """Returns when batches can be cut, or never will be: for measurements."""
+        self._begin_pair()
+        if self._pair_thread is not None:
+            self._pair_thread.join()
+
+    def _pass(self, runtime: Runtime, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
         length = padded_length(trees)
         inputs = pass_inputs(past, trees, candidates=candidates, image_token=self.image_token, length=length)
-        return Result(*self._runtime.run(**inputs))
+        logits, keys, values, hidden = runtime.run(**inputs)
+        return [Result(logits[row], keys[:, row], values[:, row], hidden[row]) for row in range(len(trees))]
+
+    def _begin_pair(self) -> None:
+        if self._make_pair is not None and self._pair_thread is None:
+            self._pair_thread = threading.Thread(target=self._load, args=(self._make_pair,), name="pair")
+            self._pair_thread.start()
+
+    def _load(self, make: MakePair) -> None:
+        try:
+            self._pair = make()
+        except Exception:
+            _LOGGER.warning("batches are not cut in two: the second runtime can't be had", exc_info=True)
 
     def see(self, pixels: npt.NDArray[np.uint8]) -> FloatArray:
         """pixels [N, size, size, 3] -> features float32 [N x tokens per image, hidden]."""
@@ -89,13 +141,13 @@ class Passes:
     def extend(self, context: Context, ids: Sequence[int], features: FloatArray | None = None) -> Context:
         """The context with `ids` behind it, of which there is at least one."""
         tree = Tree(tuple(ids), features=features)
-        result = self.run(context, [tree], [0])
-        return context.extended(result.keys[:, 0], result.values[:, 0], range(tree.length))
+        [result] = self.run(context, [tree], [0])
+        return context.extended(result.keys, result.values, range(tree.length))
 
     def read(self, context: Context, ids: Sequence[int], candidates: Sequence[int]) -> tuple[Context, FloatArray]:
         """The longer context, and logits float32 [C] of the candidates behind the last id."""
         longer, result = self._step(context, ids, candidates)
-        return longer, result.logits[0, 0].copy()
+        return longer, result.logits[0].copy()
 
     def best_of(self, hidden: FloatArray, without: Sequence[frozenset[int]]) -> list[int]:
         """The likeliest id of the whole vocabulary for each state float32 [N, hidden], each without some."""
@@ -106,9 +158,15 @@ class Passes:
     def best(self, context: Context, ids: Sequence[int], without: frozenset[int] = frozenset()) -> tuple[Context, int]:
         """The longer context, and the likeliest id of the whole vocabulary behind the last id, `without` some."""
         longer, result = self._step(context, ids, [0])
-        return longer, self.best_of(result.hidden[0, :1], [without])[0]
+        return longer, self.best_of(result.hidden[:1], [without])[0]
 
     def _step(self, context: Context, ids: Sequence[int], candidates: Sequence[int]) -> tuple[Context, Result]:
         tree = Tree(tuple(ids))
-        result = self.run(context, [tree], candidates)
-        return context.extended(result.keys[:, 0], result.values[:, 0], range(tree.length)), result
+        [result] = self.run(context, [tree], candidates)
+        return context.extended(result.keys, result.values, range(tree.length)), result
+
+
+def _load_pair(folder: Path, how: EngineConfig) -> Pair:
+    group_size = how.dynamic_quantization_group_size
+    first = Runtime.load(folder, precision=how.arithmetic, group_size=group_size, streams=2)
+    return first, first.beside()

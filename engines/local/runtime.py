@@ -70,17 +70,23 @@ def refuse_foreign(config: EngineConfig) -> None:
 
 
 def infer_request(
-    model: ov.Model | Path, *, precision: str, group_size: int = 0, other: Mapping[str, Any] | None = None
+    model: ov.Model | Path,
+    *,
+    precision: str,
+    group_size: int = 0,
+    streams: int = 1,
+    other: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A graph or a saved graph's file, compiled for latency; as `save_compiled` left it, where it did.
+    """A graph or a saved graph's file, compiled for this CPU; as `save_compiled` left it, where it did.
 
-    precision, group_size: see `EngineConfig`. other: settings of OpenVINO for a measurement, on top or instead. Raises
-    BundleError for an unknown precision, or a graph that can't be read or compiled.
+    precision, group_size: see `EngineConfig`. streams: requests that run at the same time, each on its share of the
+    threads. other: settings of OpenVINO for a measurement, on top or instead. Raises BundleError for an unknown
+    precision, or a graph that can't be read or compiled.
     """
-    settings = _settings(precision, group_size)
+    settings = _settings(precision, group_size, streams)
     if other:
         return _compiled(model, {**settings, **other}).create_infer_request()
-    if isinstance(model, Path) and (blob := compiled_file(model, precision, group_size)).is_file():
+    if isinstance(model, Path) and (blob := compiled_file(model, precision, group_size, streams)).is_file():
         try:
             return _imported(model, blob, settings)
         except (RuntimeError, OSError):
@@ -89,20 +95,20 @@ def infer_request(
     return _compiled(model, settings).create_infer_request()
 
 
-def save_compiled(graph: Path, *, precision: str, group_size: int = 0) -> None:
+def save_compiled(graph: Path, *, precision: str, group_size: int = 0, streams: int = 1) -> None:
     """Write what OpenVINO made of a saved graph for this CPU beside it; importing that takes a quarter of the time.
 
     It holds no weights: they stay in the graph's own file. Raises BundleError where the graph can't be compiled.
     """
-    compiled = _compiled(graph, _settings(precision, group_size) | _WITHOUT_WEIGHTS)
-    compiled_file(graph, precision, group_size).write_bytes(compiled.export_model().getvalue())
+    compiled = _compiled(graph, _settings(precision, group_size, streams) | _WITHOUT_WEIGHTS)
+    compiled_file(graph, precision, group_size, streams).write_bytes(compiled.export_model().getvalue())
 
 
-def compiled_file(graph: Path, precision: str, group_size: int) -> Path:
+def compiled_file(graph: Path, precision: str, group_size: int, streams: int = 1) -> Path:
     """Where `save_compiled` leaves it. Imported with other settings it would not be what compiling makes of the graph,
     and OpenVINO does not ask: so they are in the name. CPU and OpenVINO are in the file, where OpenVINO looks.
     """
-    return graph.with_suffix(f".{precision}-g{group_size}.blob")
+    return graph.with_suffix(f".{precision}-g{group_size}{f'-s{streams}' if streams > 1 else ''}.blob")
 
 
 def _imported(graph: Path, blob: Path, settings: Mapping[str, Any]) -> Any:
@@ -119,13 +125,13 @@ def _compiled(model: ov.Model | Path, settings: Mapping[str, Any]) -> Any:
         raise BundleError(f"{name} can't be compiled for this CPU") from error
 
 
-def _settings(precision: str, group_size: int) -> dict[str, Any]:
+def _settings(precision: str, group_size: int, streams: int = 1) -> dict[str, Any]:
     if precision not in PRECISIONS:
         raise BundleError(f"precision {precision!r} is not one of: {', '.join(PRECISIONS)}")
     return {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
         "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
         # Always said: the plugin's own default would quantize the inputs of every layer with int8 weights.
@@ -136,11 +142,9 @@ def _settings(precision: str, group_size: int) -> dict[str, Any]:
 class Runtime:
     """The text forward. Not thread-safe: one infer request."""
 
-    def __init__(
-        self, model: ov.Model | Path, *, precision: str, group_size: int = 0, other: Mapping[str, Any] | None = None
-    ) -> None:
-        """Raises BundleError: see `infer_request`; and for a graph that takes other inputs than `build_graph`'s."""
-        self._take(infer_request(model, precision=precision, group_size=group_size, other=other))
+    def __init__(self, model: ov.Model | Path, **how: Any) -> None:
+        """how: see `infer_request`. Raises BundleError, also for a graph of other inputs than `build_graph`'s."""
+        self._take(infer_request(model, **how))
 
     def _take(self, request: Any) -> None:
         self._request = request
@@ -151,11 +155,9 @@ class Runtime:
         self._no_features: FloatArray = np.zeros((1, hidden), np.float32)
 
     @classmethod
-    def load(
-        cls, folder: Path, *, precision: str, group_size: int = 0, other: Mapping[str, Any] | None = None
-    ) -> Runtime:
-        """Raises BundleError for an unknown precision, or a graph that can't be read or compiled (`infer_request`)."""
-        return cls(folder / GRAPH, precision=precision, group_size=group_size, other=other)
+    def load(cls, folder: Path, **how: Any) -> Runtime:
+        """how: see `infer_request`. Raises BundleError for a graph that can't be read or compiled."""
+        return cls(folder / GRAPH, **how)
 
     def beside(self) -> Runtime:
         """Another request of the same compiled graph, which shares its weights and may run at the same time."""

@@ -142,8 +142,8 @@ class Turns:
             self._step(past, rows)
             return
         piece, rest = pieces
-        result = self._run(past, [piece], (0,))
-        row.read(rest, past.extended(result.keys[:, 0], result.values[:, 0], range(piece.length)))
+        [result] = self._run(past, [piece], (0,))
+        row.read(rest, past.extended(result.keys, result.values, range(piece.length)))
         row.took(row.step.phase, began)
 
     def _go_on(self, rows: Sequence[Row]) -> None:
@@ -176,27 +176,26 @@ class Turns:
         steps = [row.step for row in rows]
         trees = [row.tree for row in rows]
         asked = tuple(sorted({id for step in steps for id in step.candidates})) or (0,)
-        result = self._run(past, trees, asked)
+        results = self._run(past, trees, asked)
         free = [index for index, step in enumerate(steps) if step.without is not None]
         without = [step.without for step in steps if step.without is not None]
-        best = self._passes.best_of(result.hidden[free, 0], without) if free else []
+        best = self._passes.best_of(np.stack([results[index].hidden[0] for index in free]), without) if free else []
         likeliest = dict(zip(free, best, strict=True))
-        for index, (row, step, tree) in enumerate(zip(rows, steps, trees, strict=True)):
+        for index, (row, step, tree, result) in enumerate(zip(rows, steps, trees, results, strict=True)):
             row.took(step.phase, began)
             columns = [asked.index(id) for id in step.candidates]
-            logits = result.logits[index, : len(tree.ends)][:, columns]
+            logits = result.logits[: len(tree.ends), columns]
             kept = row.see(Seen(logits, likeliest.get(index, -1)))
             if kept is None:
                 continue
             # Now, since the next pass overwrites them.
-            keys, values = result.keys[:, index], result.values[:, index]
             if isinstance(past, Stack):
-                past.append(index, keys, values, kept)
+                past.append(index, result.keys, result.values, kept)
                 row.context = past.context(index)
             else:
-                row.context = past.extended(keys, values, kept)
+                row.context = past.extended(result.keys, result.values, kept)
 
-    def _run(self, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> Result:
+    def _run(self, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
         tokens = sum(tree.length for tree in trees)
         padding = len(trees) * padded_length(trees) - tokens
         self._counts.update(passes=1, pass_rows=len(trees), pass_tokens=tokens, padding_tokens=padding)

@@ -58,8 +58,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what takes long and writes nothing: OpenVINO compiles no graph, forms are not timed, the gate passes."""
 
-    def compiled(graph: Path, *, precision: str, group_size: int) -> None:
-        compiled_file(graph, precision, group_size).write_bytes(b"compiled")
+    def compiled(graph: Path, *, precision: str, group_size: int, streams: int) -> None:
+        compiled_file(graph, precision, group_size, streams).write_bytes(b"compiled")
 
     figures = SimpleNamespace(flips=0, compared=1, drift_share=0.0, kl_mean=0.0)
     report = SimpleNamespace(

@@ -34,7 +34,7 @@ class Plain:
         self._passes = passes
 
     def logits(self, ids: Sequence[int], candidates: Sequence[int]) -> np.ndarray:
-        return self._passes.run(self._passes.empty, [Tree(tuple(ids))], candidates).logits[0, 0].copy()
+        return self._passes.run(self._passes.empty, [Tree(tuple(ids))], candidates)[0].logits[0].copy()
 
     def best(self, ids: Sequence[int], among: Sequence[int] = range(VOCABULARY)) -> int:
         return among[int(np.argmax(self.logits(ids, list(among))))]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.local.grouping import LEAST_USED, nearest, size_class
+from engines.local.grouping import LEAST_HALF, LEAST_USED, MOST_OF_ALL, halves, nearest, size_class
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,29 @@ def test_a_pass_keeps_its_limits_whatever_waits(lengths: list[int], most_rows: i
 def test_pasts_of_one_class_waste_less_than_half_of_each_others_room(one: int, other: int) -> None:
     if size_class(one) == size_class(other):
         assert max(one, other) < 2 * max(256, min(one, other))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "parts"),
+    [
+        ([150] * 4, ([0, 1], [2, 3])),
+        ([160, 300, 150, 155], ([2, 3, 0], [1])),
+        ([150, 160], ([0], [1])),
+        ([150], None),
+        ([900, 150], None),
+        ([10, 12, 9], None),
+    ],
+)
+def test_a_batch_is_cut_where_both_halves_are_about_as_long(
+    lengths: list[int], parts: tuple[list[int], list[int]] | None
+) -> None:
+    assert halves(lengths) == parts
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=12))
+def test_both_halves_together_are_the_batch(lengths: list[int]) -> None:
+    parts = halves(lengths)
+    if parts is not None:
+        assert sorted([*parts[0], *parts[1]]) == list(range(len(lengths)))
+        largest = max(len(part) * max(lengths[index] for index in part) for part in parts)
+        assert LEAST_HALF <= largest <= MOST_OF_ALL * sum(lengths)

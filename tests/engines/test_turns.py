@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from tiny_checkpoint import IMAGE_TOKENS, tiny_config, write_checkpoint
 from tiny_engine import END, PAIR, PROGRAM, VOCABULARY, job, tiny_engine, tiny_passes
 
-from engines.local import turns
+from engines.local import grouping, turns
 from engines.local.engine import LocalEngine
 from engines.local.grouping import MOST_ROWS
 from engines.local.passes import Passes
@@ -46,6 +47,17 @@ def engine(passes: Passes) -> LocalEngine:
     return tiny_engine(passes, vision="trained")
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["whole passes", "passes cut in two"])
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passes]:
+    """Which cut even the smallest batches."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", tiny_config(), scale=0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grouping, "LEAST_HALF", 1)
+        passes = tiny_passes(folder, tower=True, pair=request.param)
+        passes.wait_for_pair()
+        yield passes
+
+
 def mixed(count: int, *, with_images: bool = True) -> list[Job]:
     """All kinds of programs, lengths and prefixes, some with images."""
     random, jobs = np.random.default_rng(7), list[Job]()
@@ -67,8 +79,9 @@ def same(ours: Any, alone: Any) -> None:
     np.testing.assert_allclose(ours.choice_logprobs, alone.choice_logprobs, atol=1e-4)
 
 
-def test_rows_that_join_between_passes_are_answered_as_if_alone(engine: LocalEngine, passes: Passes) -> None:
+def test_rows_that_join_between_passes_are_answered_as_if_alone(either: Passes, passes: Passes) -> None:
     jobs = mixed(48)
+    engine = tiny_engine(either, vision="trained")
     plain = tiny_engine(passes, vision="trained")
     alone = [plain.run([asked])[0] for asked in jobs]
     random = np.random.default_rng(3)
@@ -205,3 +218,22 @@ def test_of_what_waits_for_a_pass_the_higher_priority_goes_first(passes: Passes)
         assert all(isinstance(other.result()[0], Answer) for other in others)
     behind = [length - len(PROGRAM.segments[0].ids) for length in held.lengths[1:]]  # type: ignore[union-attr]
     assert [next(j.priority for j in jobs if len(j.ids) == length) for length in behind] == [2, 2, 1, 1, 0, 0]
+
+
+def test_a_batch_is_cut_once_there_is_a_pair_and_answers_the_same(passes: Passes, either: Passes) -> None:
+    jobs = [job(30 + 9 * number, prefix=20, seed=number, program=PAIR) for number in range(5)]
+    for ours, theirs in zip(tiny_engine(either).run(jobs), tiny_engine(passes).run(jobs), strict=True):
+        same(ours, theirs)
+
+
+def test_a_pair_that_cannot_be_had_is_done_without(passes: Passes, tmp_path: Path) -> None:
+    lame = tiny_passes(write_checkpoint(tmp_path / "checkpoint", tiny_config(), scale=0.3))
+
+    def refuse() -> Any:
+        raise MemoryError("no room")
+
+    lame._make_pair = refuse
+    lame.wait_for_pair()
+    jobs = [job(30, prefix=20, seed=number) for number in range(3)]
+    for ours, theirs in zip(tiny_engine(lame).run(jobs), tiny_engine(passes).run(jobs), strict=True):
+        same(ours, theirs)

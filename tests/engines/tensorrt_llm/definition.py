@@ -91,7 +91,7 @@ class _Writer:
         ids = (*self._ids, *self.said)
         # A second row, of a whole number of blocks: kernels are made anew for each length of a batch.
         rows = [Tree(ids, features=self._features), Tree((0,) * (-len(ids) % _BLOCK + len(ids)))]
-        return self._passes.run(self._passes.empty, rows, range(self._vocabulary)).logits[0, 0].copy()
+        return self._passes.run(self._passes.empty, rows, range(self._vocabulary))[0].logits[0].copy()
 
     def choose(self, choice: Choice) -> None:
         row = log_softmax(self.logits()[[choice.safe, choice.unsafe]])

@@ -56,9 +56,9 @@ class Gemma3VLM:
         tree = Tree(tuple(known), features=features)
         # OpenVINO makes its kernels anew for each length that it meets: a second row fills prompts up to whole blocks.
         trees = [tree, Tree((0,) * (-len(ids) % _BLOCK + len(ids)))] if len(ids) > 1 else [tree]
-        result = self._passes.run(context, trees, range(self.vocabulary))
-        longer = context.extended(result.keys[:, 0], result.values[:, 0], range(tree.length))
-        return longer, result.logits[0, 0].copy()
+        result = self._passes.run(context, trees, range(self.vocabulary))[0]
+        longer = context.extended(result.keys, result.values, range(tree.length))
+        return longer, result.logits[0].copy()
 
     def _features(self, pixel_values: Any) -> FloatArray:
         """The vision graph takes bytes; what bfloat16 loses of x/255 rounds back to the same byte."""
