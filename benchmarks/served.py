@@ -74,14 +74,7 @@ class Answers:
         self._path = path
         self._known: dict[str, Reply] = {}
         self._lock = threading.Lock()
-        if path is None or not path.exists():
-            return
-        whole, newline, cut = path.read_text(encoding="utf-8").rpartition("\n")
-        if cut:
-            # The run before was ended in the middle of a line.
-            path.write_text(whole + newline, encoding="utf-8")
-        # Not splitlines: a reasoning may hold other line ends, which JSON leaves as they are.
-        for line in filter(None, whole.split("\n")):
+        for line in whole_lines(path) if path is not None else ():
             reply = Reply.from_json(line)
             if reply.bundle == bundle:
                 self._known[reply.id] = reply
@@ -97,6 +90,18 @@ class Answers:
             if self._path is not None:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(reply.to_json() + "\n")
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of an answers file, none where there is no file. A last one that was cut is taken out of it."""
+    if not path.exists():
+        return []
+    whole, newline, cut = path.read_text(encoding="utf-8").rpartition("\n")
+    if cut:
+        # The run before was ended in the middle of a line.
+        path.write_text(whole + newline, encoding="utf-8")
+    # Not splitlines: a reasoning may hold other line ends, which JSON leaves as they are.
+    return [line for line in whole.split("\n") if line]
 
 
 def ask(guard: Guard, question: Question) -> Reply:

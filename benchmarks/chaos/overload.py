@@ -3,54 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import grpc
 import grpc.aio
 
 from benchmarks.chaos.report import Part, say
 from benchmarks.chaos.server import Run
-from benchmarks.chaos.texts import Known, good, judged, new_id
-from benchmarks.chaos.wire import CHANNEL_OPTIONS, INFER, TIMEOUT_S, Outcome, refusal, verdict
+from benchmarks.chaos.texts import Known
+from benchmarks.chaos.wire import CHANNEL_OPTIONS, INFER
+from benchmarks.latency.schedule import poisson
+from benchmarks.overload.calls import CONCURRENCY, REFUSALS, Answered, Caller, flood, goodput, measure_capacity
 
 TIMES_CAPACITY = 4.0
 LEAST_GOODPUT = 0.90
 """Of the capacity."""
 
-REFUSALS = frozenset({"overloaded", "deadline_exceeded"})
-DEADLINE_S = 10.0
-CONCURRENCY = 8
 CAPACITY_S, OVERLOAD_S, OVERLOAD_SHORT_S = 15.0, 60.0, 15.0
-
-
-@dataclass(frozen=True)
-class Answered:
-    """word: the answer's. at_s: when it came, from the first arrival on. seconds: how long it took."""
-
-    word: str
-    at_s: float
-    seconds: float
-
-    @property
-    def is_good(self) -> bool:
-        """A right verdict within its deadline."""
-        return self.word == "right" and self.seconds <= DEADLINE_S
-
-
-def goodput(answers: Sequence[Answered], window_s: float) -> float:
-    """Right verdicts in time, per second from the first arrival until the last of them came.
-
-    At least the window in which requests arrived is divided by. What was taken in within it and judged right behind
-    it counts with its time: verdicts come in batches, and cutting one off at the window's end would be an error of a
-    batch in some.
-    """
-    came = [one.at_s for one in answers if one.is_good]
-    return len(came) / max([window_s, *came])
 
 
 def overload_problems(
@@ -78,77 +48,6 @@ def overload_problems(
     return found
 
 
-def arrivals(generator: random.Random, rate: float, window_s: float) -> list[float]:
-    """The moments of a Poisson stream, seconds from its start."""
-    moments, at_s = [], generator.expovariate(rate)
-    while at_s < window_s:
-        moments.append(at_s)
-        at_s += generator.expovariate(rate)
-    return moments
-
-
-class Caller:
-    """Asks without waiting. texts: of errors, all that came."""
-
-    def __init__(self, call: Any, known: Sequence[Known]) -> None:
-        self._call = call
-        self._known = known
-        self.texts: list[str] = []
-
-    async def ask(self, number: int, request_id: str, epoch: float) -> Answered:
-        one = self._known[number % len(self._known)]
-        sent = good(one.prompt, request_id=request_id, deadline_s=DEADLINE_S)
-        began = time.monotonic()
-        outcome = await self._outcome(sent.body, began)
-        now = time.monotonic()
-        self.texts.append(outcome.text)
-        return Answered(judged(outcome, one, request_id), now - epoch, now - began)
-
-    async def _outcome(self, body: bytes, began: float) -> Outcome:
-        try:
-            reply = await self._call(body, timeout=TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            return refusal(error, time.monotonic() - began)
-        return verdict(reply, time.monotonic() - began)
-
-
-async def measure_capacity(caller: Caller, seconds: float) -> tuple[float, Counter[str]]:
-    """Right verdicts per second with `CONCURRENCY` callers that each wait for their answer, and all answers."""
-    began = time.monotonic()
-    answers: list[Answered] = []
-
-    async def ask_on(first: int) -> None:
-        number = first
-        while time.monotonic() - began < seconds:
-            answers.append(await caller.ask(number, new_id(), began))
-            number += CONCURRENCY
-
-    await asyncio.gather(*(ask_on(first) for first in range(CONCURRENCY)))
-    return goodput(answers, seconds), Counter(one.word for one in answers)
-
-
-async def flood(caller: Caller, moments: Sequence[float]) -> tuple[list[str], dict[str, list[Answered]]]:
-    """Send a request at each moment, whatever became of those before; the ids, and what came for each."""
-    sent: list[str] = []
-    answers: dict[str, list[Answered]] = {}
-    epoch = time.monotonic()
-
-    async def ask(number: int, request_id: str) -> None:
-        answers.setdefault(request_id, []).append(await caller.ask(number, request_id, epoch))
-
-    tasks, said = [], epoch
-    for number, moment in enumerate(moments):
-        await asyncio.sleep(max(0.0, epoch + moment - time.monotonic()))
-        sent.append(new_id())
-        tasks.append(asyncio.create_task(ask(number, sent[-1])))
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            say(f"overload: {number + 1} of {len(moments)} sent, {len(answers)} answered")
-    # A task that failed leaves its request without an outcome, which is counted.
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return sent, answers
-
-
 async def _run(run: Run, url: str, known: Sequence[Known]) -> Part:
     part, window_s = Part("overload"), OVERLOAD_SHORT_S if run.short else OVERLOAD_S
     async with grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS) as channel:
@@ -156,9 +55,9 @@ async def _run(run: Run, url: str, known: Sequence[Known]) -> Part:
         capacity, words = await measure_capacity(caller, CAPACITY_S)
         say(f"overload: capacity {capacity:.2f} right verdicts/s at concurrency {CONCURRENCY}")
         part.short += [f"capacity: {n} requests: {word}" for word, n in sorted(words.items()) if word != "right"]
-        moments = arrivals(run.random("overload"), TIMES_CAPACITY * capacity, window_s) if capacity else []
+        moments = poisson(TIMES_CAPACITY * capacity, window_s, seed=f"{run.seed} overload") if capacity else []
         cpu, wall = time.process_time(), time.monotonic()
-        sent, answers = await flood(caller, moments)
+        sent, answers = await flood(caller, moments, say=say)
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     for text in caller.texts:
         run.marks.look("error messages", text)

@@ -11,6 +11,8 @@ from benchmarks.latency.figures import Point
 WIDTH, HEIGHT, LEFT, EDGE = 640, 400, 64, 48
 COLOURS = ("steelblue", "darkorange", "firebrick", "seagreen")
 _TICKS = 5
+_MOST_NAMED = 12
+"""Places on the x axis that are named one by one."""
 
 Line = Sequence[tuple[float, float]]
 
@@ -43,14 +45,16 @@ def plots(points: Sequence[Point]) -> dict[str, str]:
     return files
 
 
-def chart(lines: Mapping[str, Line], *, x: str, y: str, logarithmic: bool = False) -> str:
-    """Named lines of (x, y) with y >= 0; logarithmic: the y axis, on which values below 0.1 lie at 0.1."""
+def chart(lines: Mapping[str, Line], *, x: str, y: str, logarithmic: bool = False, doubling: bool = False) -> str:
+    """Named lines of (x, y) with y >= 0; logarithmic: the y axis, on which values below 0.1 lie at 0.1; doubling: an x
+    axis on which each doubling takes the same room, from 1 on."""
     everything = [place for line in lines.values() for place in line]
     most_x = max((place[0] for place in everything), default=1.0) or 1.0
     low, high = _bounds([place[1] for place in everything], logarithmic=logarithmic)
 
     def across(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - EDGE) * value / most_x
+        share = math.log2(max(value, 1.0)) / (math.log2(max(most_x, 2.0))) if doubling else value / most_x
+        return LEFT + (WIDTH - LEFT - EDGE) * share
 
     def up(value: float) -> float:
         share = (_scale(value, logarithmic) - low) / (high - low)
@@ -66,7 +70,8 @@ def chart(lines: Mapping[str, Line], *, x: str, y: str, logarithmic: bool = Fals
             f'<path d="M{LEFT} {up(value):.1f}H{WIDTH - EDGE}" stroke="lightgray"/>'
             f'<text x="{LEFT - 6}" y="{up(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
         )
-    for load in sorted({place[0] for place in everything}):
+    loads = sorted({place[0] for place in everything})
+    for load in loads if len(loads) <= _MOST_NAMED else _ticks(0.0, most_x, False):
         parts.append(f'<text x="{across(load):.1f}" y="{HEIGHT - EDGE + 16}" text-anchor="middle">{load:.4g}</text>')
     for number, (name, line) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]

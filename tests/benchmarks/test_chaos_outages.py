@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,9 +15,10 @@ from tritonguard.verdict import Verdict, verdict_on_error
 from benchmarks.chaos.kills import Outage, endpoints, watch_outage
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.marks import Marks
-from benchmarks.chaos.overload import Answered, arrivals, goodput, overload_problems
+from benchmarks.chaos.overload import overload_problems
 from benchmarks.chaos.processes import descendants, servers, stubs
 from benchmarks.chaos.texts import Known
+from benchmarks.overload.calls import Answered, goodput
 
 
 class Clock:
@@ -124,15 +123,6 @@ def test_goodput_is_over_all_the_time_that_it_took_and_at_least_the_window() -> 
     assert goodput([early, late], 2.0) == 0.5
     assert goodput([early, Answered("overloaded", 9.0, 1.0)], 2.0) == 0.5
     assert goodput([], 2.0) == 0.0
-
-
-def test_arrivals_have_the_rate_and_no_rhythm() -> None:
-    moments = arrivals(random.Random(0), 40.0, 60.0)
-    assert len(moments) == pytest.approx(2400, rel=0.1)
-    assert moments == sorted(moments)
-    gaps = [after - before for before, after in pairwise(moments)]
-    mean = sum(gaps) / len(gaps)
-    assert sum((gap - mean) ** 2 for gap in gaps) / len(gaps) == pytest.approx(mean**2, rel=0.2)
 
 
 def loaded(handler: object) -> Load:
