@@ -10,7 +10,7 @@ POOL ?= ../shared/data/train_pool
 ADAPTER ?= adapters/embedded
 BUNDLE := build/bundle
 
-.PHONY: help demo bundle build-demo serve test test-fast test-reference lint bench-start bench-quick latency bench-images gpu-day-one accuracy modes pair-passes chaos soak bulk-kills train lock clean
+.PHONY: help demo bundle build-demo serve test test-fast bench-start bench-quick latency bench-images bench-equality bench-overload cost-curves gpu-day-one accuracy modes pair-passes chaos soak bulk-kills train lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -30,12 +30,23 @@ serve: bundle ## serve the bundle on loopback until Ctrl-C
 	$(VENV)/bin/tritonguard-serve --bundle $(BUNDLE)
 
 test: ## everything: lint, types, unit, end-to-end on a real Triton, against torch, with ModelOpt, at the image's versions
-	$(MAKE) $(VENV)/.serving
-	$(MAKE) -j2 bundle $(VENV)/.dev $(REFERENCE)/.ok $(MODELOPT)/.ok $(IMAGE)/.ok
-	$(MAKE) lint
-	$(PY) -m pytest tests --ignore tests/reference --ignore tests/modelopt
-	$(REFERENCE)/bin/python -m pytest tests/reference
+	$(MAKE) -j2 --keep-going --output-sync=target $(SUITES)
+
+# The suites of `make test`, two at a time, while the next environment is set up; long ones first. Each prints its output
+# whole when it ends, a failed one stops no other, and any of them can be run alone. APART: folders with their own run.
+APART := tests/build_scripts tests/e2e tests/engines
+SUITES := test-modelopt $(APART:tests/%=test-%) test-reference test-image test-rest lint
+.PHONY: $(SUITES)
+$(APART:tests/%=test-%): test-%: bundle $(VENV)/.dev
+	$(PY) -m pytest tests/$*
+
+test-rest: bundle $(VENV)/.dev
+	$(PY) -m pytest tests $(addprefix --ignore ,$(APART) tests/reference tests/modelopt)
+
+test-modelopt: $(MODELOPT)/.ok
 	$(MODELOPT)/bin/python -m pytest tests/modelopt
+
+test-image: bundle $(IMAGE)/.ok
 	$(IMAGE)/bin/python -m pytest $(IN_IMAGE)
 
 test-fast: $(VENV)/.dev ## without the server and without the other environments
@@ -53,8 +64,8 @@ lint: $(VENV)/.dev ## ruff, mypy and bandit
 bench-start: bundle ## seconds from the start of a server to its first verdict, with and without the compiled graph
 	$(PY) -m benchmarks.start --bundle $(BUNDLE) --without-cache
 
-bench-quick: bundle ## p50 of the bare forward and p50 through client and Triton, in one run
-	$(PY) -m benchmarks.quick --bundle $(BUNDLE)
+bench-quick: bundle ## what client, Triton and stages add to the bare forward, and where the time goes, in one run
+	$(PY) -m benchmarks.path --bundle $(BUNDLE) --out build/path
 
 CONCURRENCIES ?= 1,8,32
 WORKLOAD ?= verdicts
@@ -63,6 +74,20 @@ latency: bundle ## latency under load, stages and verdicts in one table (WORKLOA
 
 bench-images: bundle ## the vision tower with an image repeated 80 %, its cache on and off
 	$(PY) -m benchmarks.repeated_images --bundle $(BUNDLE)
+
+.PHONY: bench-peers
+PEERS := .venv-peers
+bench-peers: bundle $(PEERS)/.ok ## beside OpenVINO GenAI, llama.cpp and transformers, on the same weights (ARGS=--quick)
+	$(PY) -m benchmarks.peers --bundle $(BUNDLE) $(if $(wildcard $(POOL)),--pool $(POOL)) $(ARGS)
+
+bench-equality: bundle ## every fast path against the plain path over REQUESTS (2000): labels, margins, batches (POOL=folder)
+	$(PY) -m benchmarks.fast_paths --bundle $(BUNDLE) --requests $(or $(REQUESTS),2000) $(if $(wildcard $(POOL)),--pool $(POOL) --adapter $(ADAPTER)) --out build/fast_paths
+
+bench-overload: bundle ## three times the capacity for MINUTES (5): goodput, refusals, memory, recovery
+	$(PY) -m benchmarks.overload --bundle $(BUNDLE) --minutes $(or $(MINUTES),5) --out build/overload
+
+cost-curves: bundle ## latency against length, throughput against callers, memory against policies
+	$(PY) -m benchmarks.cost_curves --bundle $(BUNDLE) --out build/cost_curves
 
 gpu-day-one: ## what is assumed of TensorRT-LLM, asked on this GPU (BUNDLE=folder, in the image)
 	$(PYTHON) -m benchmarks.gpu_day_one --bundle $(BUNDLE)
@@ -134,6 +159,16 @@ $(MODELOPT)/.ok: pyproject.toml client/pyproject.toml locks/modelopt.in
 	$(PYTHON) -m venv $(MODELOPT)
 	$(MODELOPT)/bin/python $(PIP) --no-cache-dir -r locks/modelopt.in "setuptools>=77"
 	$(MODELOPT)/bin/python $(PIP) --no-deps --no-build-isolation -e ./client -e .
+	touch $@
+
+# The engines that ours is measured against. llama.cpp is compiled, by as many compilers as there are processors: its
+# package would start one for each file. torchvision comes with optimum-intel and does not load beside torch for a CPU.
+LLAMA_CPP := LLAMA_CPP_BUILD_JOBS=$$(nproc) CMAKE_ARGS="-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"
+$(PEERS)/.ok: locks/peers.in
+	@echo "setting up $(PEERS) (torch, OpenVINO GenAI, llama.cpp; about 2 GB, and minutes of compiling)"
+	$(PYTHON) -m venv $(PEERS)
+	$(LLAMA_CPP) nice -n 19 $(PEERS)/bin/python $(PIP) --no-cache-dir -r locks/peers.in
+	$(PEERS)/bin/python -m pip --disable-pip-version-check uninstall --yes --quiet torchvision
 	touch $@
 
 # What runs in the production image, at its versions. Where no Python 3.12 is found, on the other one.

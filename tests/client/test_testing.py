@@ -62,7 +62,7 @@ def test_latency_is_waited_for_and_held_against_the_deadline() -> None:
 
 def test_the_asynchronous_fake_does_not_block_its_loop() -> None:
     async def use() -> float:
-        guard = fake_async_guard(unsafe_where("bad"), latency_s=0.05)
+        guard = fake_async_guard(unsafe_where("bad"), latency_s=0.2)
         start = time.monotonic()
         verdicts = await asyncio.gather(*(guard.check("bad") for _ in range(40)))
         assert all(verdict.blocked for verdict in verdicts)
@@ -70,4 +70,4 @@ def test_the_asynchronous_fake_does_not_block_its_loop() -> None:
             await guard.check("text", deadline_s=0.01, policy=RAISING)
         return time.monotonic() - start
 
-    assert asyncio.run(use()) < 40 * 0.05
+    assert asyncio.run(use()) < 40 * 0.2

@@ -16,6 +16,8 @@ from tritonguard.errors import DeadlineExceeded, InternalError, Unavailable
 from engines.protocol import Answer
 
 _ON = (DOUBLE,)
+_SOON_NS = 300_000_000
+"""A deadline that passes while a request runs, and not before it is begun, on a busy machine either."""
 
 
 def healthy(subject: Subject) -> bool:
@@ -61,7 +63,7 @@ def reasoning_that_runs_out_of_time_is_aborted(subject: Subject) -> None:
         return lifted
 
     with fault(subject, alter=endless):
-        job = subject.job(subject.words.thinking(200), deadline_ns=time.monotonic_ns() + 100_000_000)
+        job = subject.job(subject.words.thinking(200), deadline_ns=time.monotonic_ns() + _SOON_NS)
         assert isinstance(subject.result(job), DeadlineExceeded)
         subject.controls.wait_for(lambda controls: controls.aborted > before, PATIENCE_S)
 
@@ -71,11 +73,11 @@ def a_verdict_that_comes_late_is_discarded(subject: Subject) -> None:
     before = subject.controls.aborted
 
     def slow(ids: tuple[int, ...], logits: Any) -> Any:
-        time.sleep(0.2)
+        time.sleep(2 * _SOON_NS / 1e9)
         return logits
 
     with fault(subject, alter=slow):
-        late = subject.result(subject.job(subject.words.verdict, deadline_ns=time.monotonic_ns() + 100_000_000))
+        late = subject.result(subject.job(subject.words.verdict, deadline_ns=time.monotonic_ns() + _SOON_NS))
     assert isinstance(late, DeadlineExceeded)
     assert subject.controls.aborted == before
 
@@ -85,7 +87,7 @@ def an_executor_that_answers_nothing_is_unavailable(subject: Subject) -> None:
     from engines.tensorrt_llm import engine
 
     with subject.fresh() as other, mock.patch.object(engine, "STALLED_S", 0.1), held(other):
-        job = other.job(other.words.verdict, deadline_ns=time.monotonic_ns() + 100_000_000)
+        job = other.job(other.words.verdict, deadline_ns=time.monotonic_ns() + _SOON_NS)
         assert isinstance(begin(other.result, job).result(PATIENCE_S), Unavailable)
         assert not healthy(other)
 
