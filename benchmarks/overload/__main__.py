@@ -2,8 +2,10 @@
 
     python -m benchmarks.overload --bundle build/bundle --minutes 5 --out build/overload
 
-A server is started, its capacity measured by callers that wait for their answers. Then, in one open loop (Poisson,
-latency from the intended time of sending): 0.8 times the capacity, three times, and 0.8 times again, without a pause.
+A server is started, its capacity measured by callers that wait for their answers, and p99 at 0.8 times that. Every
+request has a deadline of twice this p99: what can't be judged by then is to be refused at once. Then, in one open loop
+(Poisson, latency from the intended time of sending): 0.8 times the capacity, three times, and 0.8 times again, without
+a pause.
 
 Bars: at least 90 % of the capacity judged right and in time; p99 of admitted requests within twice the p99 of before,
 when at most 1 % may be refused; 95 % of refusals within 50 ms; memory that does not grow; served as before 5 s after
@@ -35,8 +37,9 @@ from benchmarks.chaos.server import ROOT
 from benchmarks.chaos.texts import Known, at_rest, new_mark
 from benchmarks.chaos.wire import CHANNEL_OPTIONS, INFER, Wire
 from benchmarks.latency.result import this_machine
-from benchmarks.overload.calls import CONCURRENCY, DEADLINE_S, Caller, flood, measure_capacity
-from benchmarks.overload.judgement import Found, Phase, found, phases, schedule
+from benchmarks.latency.schedule import poisson
+from benchmarks.overload.calls import CONCURRENCY, Caller, flood, measure_capacity
+from benchmarks.overload.judgement import CALM, MOST_TIMES_P99, Found, Phase, found, latency, phases, schedule
 from benchmarks.overload.report import document, plots, values
 from benchmarks.report import write_json
 from benchmarks.soak_memory import Sample, Sampler, measure, plot
@@ -61,6 +64,8 @@ async def drive(
         say(f"overload: capacity {capacity:.2f} right verdicts/s, {args.concurrency} callers ({dict(words)})")
         if capacity <= 0:
             raise RuntimeError("no verdict came while the capacity was measured")
+        caller.deadline_s = args.deadline or await calm_deadline(caller, capacity, run[0].seconds, seed=args.seed)
+        say(f"overload: deadline {caller.deadline_s:.1f} s")
         moments = schedule(run, capacity, seed=args.seed)
         epoch, cpu = time.monotonic(), time.process_time()
         with Sampler(lambda: measure(os.getpid(), epoch), every_s=SAMPLE_EVERY_S) as sampler:
@@ -70,6 +75,16 @@ async def drive(
     every = [one for came in answers.values() for one in came]
     result = found(run, every, sampler.samples, capacity=capacity, lost=lost, core_share=core_share)
     return result, sampler.samples
+
+
+async def calm_deadline(caller: Caller, capacity: float, seconds: float, *, seed: int) -> float:
+    """Twice the p99 of verdicts at the load of the calm phases, in seconds. Raises RuntimeError where none came."""
+    moments = poisson(CALM * capacity, seconds, seed=f"{seed} deadline")
+    _, answers = await flood(caller, moments, say=say)
+    p99_ms = latency([one for came in answers.values() for one in came], "right").p99
+    if p99_ms is None:
+        raise RuntimeError("no verdict came at 0.8 times the capacity")
+    return MOST_TIMES_P99 * p99_ms / 1e3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,11 +100,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--calm-seconds", type=float, default=CALM_S, help="before and after (%(default)s)")
     parser.add_argument("--capacity-seconds", type=float, default=CAPACITY_S, help="(%(default)s)")
     parser.add_argument("--concurrency", type=int, default=CONCURRENCY, help="callers of the capacity (%(default)s)")
+    parser.add_argument("--deadline", type=float, help="of every request, s (twice the p99 at 0.8 times the capacity)")
     parser.add_argument("--queue", type=int, default=DEFAULT_QUEUE, help="most waiting requests (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of sending (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for JSON, Markdown and plots")
     args = parser.parse_args(arguments)
-    if min(args.minutes, args.times, args.calm_seconds, args.capacity_seconds) <= 0 or args.concurrency < 1:
+    if (
+        min(args.minutes, args.times, args.calm_seconds, args.capacity_seconds, args.deadline or 1) <= 0
+        or args.concurrency < 1
+    ):
         parser.error("durations, --times and --concurrency must be positive")
     run = phases(calm_s=args.calm_seconds, overload_s=60 * args.minutes, times=args.times)
     try:
@@ -115,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": this_machine(),
         "bundle": f"{bundle.precision}, `{bundle.revision}`",
-        "queue, deadline": f"{args.queue} requests, {DEADLINE_S:g} s",
+        "queue, deadline": f"{args.queue} requests, {max(one.deadline_s for one in result.answers):.1f} s",
     }
     drawn = {**plots(run, result.answers), "overload-memory.svg": plot(samples, result.memory.line)}
     told = document(result, facts, list(drawn) if args.out else [])

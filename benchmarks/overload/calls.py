@@ -24,18 +24,20 @@ _SAY_EVERY_S = 10.0
 @dataclass(frozen=True)
 class Answered:
     """word: the answer's. at_s: when it came, from the epoch on. seconds: how long it took, from the intended moment of
-    sending. intended_s: that moment, from the epoch on. late_s: how long after it the request was sent."""
+    sending. intended_s: that moment, from the epoch on. late_s: how long after it the request was sent. deadline_s: its
+    deadline."""
 
     word: str
     at_s: float
     seconds: float
     intended_s: float = 0.0
     late_s: float = 0.0
+    deadline_s: float = DEADLINE_S
 
     @property
     def is_good(self) -> bool:
         """A right verdict within its deadline."""
-        return self.word == "right" and self.seconds <= DEADLINE_S
+        return self.word == "right" and self.seconds <= self.deadline_s
 
 
 def goodput(answers: Sequence[Answered], window_s: float) -> float:
@@ -50,23 +52,26 @@ def goodput(answers: Sequence[Answered], window_s: float) -> float:
 
 
 class Caller:
-    """Asks without waiting. texts: of errors, all that came."""
+    """Asks without waiting. deadline_s: of what is asked from now on. texts: of errors, all that came."""
 
-    def __init__(self, call: Any, known: Sequence[Known]) -> None:
+    def __init__(self, call: Any, known: Sequence[Known], *, deadline_s: float = DEADLINE_S) -> None:
         self._call = call
         self._known = known
+        self.deadline_s = deadline_s
         self.texts: list[str] = []
 
     async def ask(self, number: int, request_id: str, epoch: float, intended_s: float | None = None) -> Answered:
         """intended_s: from the epoch (monotonic seconds) on; None: now."""
         one = self._known[number % len(self._known)]
-        sent = good(one.prompt, request_id=request_id, deadline_s=DEADLINE_S)
+        deadline_s = self.deadline_s
+        sent = good(one.prompt, request_id=request_id, deadline_s=deadline_s)
         began = time.monotonic()
         intended = began - epoch if intended_s is None else intended_s
         outcome = await self._outcome(sent.body, began)
         at_s = time.monotonic() - epoch
         self.texts.append(outcome.text)
-        return Answered(judged(outcome, one, request_id), at_s, at_s - intended, intended, began - epoch - intended)
+        word = judged(outcome, one, request_id)
+        return Answered(word, at_s, at_s - intended, intended, began - epoch - intended, deadline_s)
 
     async def _outcome(self, body: bytes, began: float) -> Outcome:
         try:

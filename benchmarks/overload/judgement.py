@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.latency.figures import BUSY, Latency
 from benchmarks.latency.schedule import poisson
@@ -84,7 +84,7 @@ class Told:
     def of(cls, phase: Phase, answers: Sequence[Answered], capacity: float) -> Told:
         """answers: of all phases."""
         own = [one for one in answers if phase.holds(one.intended_s)]
-        shifted = [Answered(one.word, one.at_s - phase.begin_s, one.seconds) for one in own]
+        shifted = [replace(one, at_s=one.at_s - phase.begin_s) for one in own]
         return cls(
             phase.name,
             phase.times * capacity,

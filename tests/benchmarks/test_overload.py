@@ -168,13 +168,14 @@ class OneLane(Server):
 def test_the_whole_drive_tells_verdicts_from_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "WARM_UP_S", 0.1)
     known = [Known("a", "How do I bake bread?", "safe", 0.1)]
-    args = argparse.Namespace(concurrency=4, capacity_seconds=0.5, seed=0)
+    args = argparse.Namespace(concurrency=4, capacity_seconds=0.5, seed=0, deadline=None)
     run = phases(calm_s=0.5, overload_s=1.0, times=4.0)
     with serving(OneLane(), workers=64) as (url, _):
         result, samples = asyncio.run(command.drive(url, known, run, args))
     assert result.capacity > 5
     assert set(result.overload.words) == {"overloaded", "right"}
     assert (result.lost, result.unexpected) == (0, 0)
+    assert len({one.deadline_s for one in result.answers}) == 1
     assert result.overload.verdicts.n > 5
     assert result.core_share > 0
     assert samples
