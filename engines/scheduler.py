@@ -23,7 +23,7 @@ NEVER_NS = 2**63 - 1
 
 Results = list[Answer | GuardError]
 Done = Callable[[Results], None]
-_LATEST = 0.2  # weight of the latest call in the mean duration of a call
+_LATEST = 0.2  # weight of the latest call in the averages
 
 
 @dataclass(eq=False)
@@ -60,6 +60,25 @@ class _Call:
         return self.entry.slow
 
 
+@dataclass
+class _Pace:
+    """How long calls take, ns, as an average of the latest ones: mean, and mean distance from it (RFC 6298's two)."""
+
+    mean_ns: float = 0.0
+    apart_ns: float = 0.0
+
+    def note(self, took_ns: float) -> None:
+        if not self.mean_ns:
+            self.mean_ns = took_ns
+        self.apart_ns += _LATEST * (abs(took_ns - self.mean_ns) - self.apart_ns)
+        self.mean_ns += _LATEST * (took_ns - self.mean_ns)
+
+    @property
+    def careful_ns(self) -> float:
+        """What few take longer than."""
+        return self.mean_ns + 2 * self.apart_ns
+
+
 class Scheduler:
     """Runs jobs on an engine from threads of its own, one for each of its lanes. Thread-safe.
 
@@ -86,7 +105,7 @@ class Scheduler:
         self._running: list[_Call] = []
         self._arrived = 0
         self._answers = Counter[str]()
-        self._call_ns = {False: 0.0, True: 0.0}  # mean duration of a call, by `slow`
+        self._paces = {False: _Pace(), True: _Pace()}  # of calls, by `slow`
         self._closed = False
         self._lock = threading.RLock()
         self._runnable_changed, self._late_changed = (threading.Condition(self._lock) for _ in range(2))
@@ -149,17 +168,17 @@ class Scheduler:
         return entry.deadline_ns is not None and self._done_ns(before, slow=entry.slow) > entry.deadline_ns
 
     def _done_ns(self, before: Sequence[_Entry], *, slow: bool) -> float:
-        """When a request behind those would be done, at the pace of the latest calls. 0 beside an idle lane."""
+        """When a request behind those would be done, at the pace of the latest calls and a little slower itself: what
+        is let in and comes late costs others their time. 0 beside an idle lane."""
         if len(self._running) < self._lanes:
             return 0
         now_ns = float(time.monotonic_ns())
-        free_ns = [max(now_ns, call.began_ns + self._call_ns[call.slow]) for call in self._running]
+        free_ns = [max(now_ns, call.began_ns + self._paces[call.slow].mean_ns) for call in self._running]
         heapq.heapify(free_ns)
         # Each call goes to the lane that is free first.
-        for each in (*(entry.slow for entry in before), slow):
-            done_ns = free_ns[0] + self._call_ns[each]
-            heapq.heapreplace(free_ns, done_ns)
-        return done_ns
+        for entry in before:
+            heapq.heapreplace(free_ns, free_ns[0] + self._paces[entry.slow].mean_ns)
+        return free_ns[0] + self._paces[slow].careful_ns
 
     def _note_change(self) -> None:
         """Wake the clock, and show how long the queue is now."""
@@ -183,8 +202,7 @@ class Scheduler:
                 self._answer(entry, Overloaded("its turn came too late for its deadline"))
             self._answer(call.entry, self._run(call.entry))
             with self._lock:
-                took, known = time.monotonic_ns() - call.began_ns, self._call_ns[call.slow]
-                self._call_ns[call.slow] = known + _LATEST * (took - known) if known else took
+                self._paces[call.slow].note(time.monotonic_ns() - call.began_ns)
                 self._running.remove(call)
                 self._note_change()
 
@@ -196,7 +214,7 @@ class Scheduler:
     def _drop_hopeless(self) -> list[_Entry]:
         """Take out what could not be done in time, as long as something else waits: the engine's time is theirs."""
         now, runnable = time.monotonic_ns(), self._runnable()
-        late = [e for e in runnable if e.deadline_ns is not None and now + self._call_ns[e.slow] > e.deadline_ns]
+        late = [e for e in runnable if e.deadline_ns is not None and now + self._paces[e.slow].mean_ns > e.deadline_ns]
         if len(late) == len(runnable):
             late = late[1:]
         self._waiting = [entry for entry in self._waiting if entry not in late]
