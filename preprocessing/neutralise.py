@@ -41,6 +41,8 @@ class SpecialStrings:
         return _CANDIDATE.sub(replace, text)
 
     def unshield(self, text: str) -> str:
+        if _MARK not in text:
+            return text
         return _PLACEHOLDER.sub(lambda match: self._strings[int(match[1])], text)
 
     def split(self, rendered: str) -> list[tuple[bool, str]]:

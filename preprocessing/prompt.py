@@ -19,7 +19,10 @@ from tritonguard.request import GuardRequest, Mode
 
 from preprocessing.image_marks import read_marks, with_images
 from preprocessing.neutralise import SpecialStrings
+from preprocessing.seams import common_prefix, cuts_at_newlines, is_seam, shared_ends
 from preprocessing.template import ChatTemplate, Message
+
+__all__ = ["ModelInput", "PromptBuilder", "common_prefix", "template_arguments"]
 
 # A byte of a character that has no token of its own; the byte of "<" itself is no such thing.
 _OTHER_BYTE = re.compile(r"<0x(?!3C)[0-9A-F]{2}>")
@@ -35,6 +38,23 @@ class ModelInput:
 
     ids: npt.NDArray[np.int32]
     prefix_length: int
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What every prompt under the same template arguments begins and ends with, as rendered, and its token ids."""
+
+    head: str
+    tail: str
+    head_ids: list[int]
+    tail_ids: list[int]
+
+    def middle(self, rendered: str) -> str | None:
+        """What stands in between; None where the ends are others, or are no seams here."""
+        begins, ends = len(self.head), len(rendered) - len(self.tail)
+        if not (begins < ends and rendered.startswith(self.head) and rendered.endswith(self.tail)):
+            return None
+        return rendered[begins:ends] if is_seam(rendered, begins) and is_seam(rendered, ends) else None
 
 
 class PromptBuilder:
@@ -65,6 +85,7 @@ class PromptBuilder:
         # What stands between the template's own special tokens is text, whatever it spells.
         self.tokenizer.encode_special_tokens = True
         self._prefix = lru_cache(maxsize=64)(self._compute_prefix)
+        self._frame = lru_cache(maxsize=128)(self._compute_frame)
 
     def build(self, request: GuardRequest, part: PolicyPart = BUILT_IN) -> ModelInput:
         """The prompt that asks about `request` under one part of its policy.
@@ -81,13 +102,15 @@ class PromptBuilder:
             raise PromptTooLong(
                 f"the prompt has {least} tokens or more, this server reads at most {self.max_tokens}", field="prompt"
             )
-        ids = self._tokenise(rendered, images)
+        key = tuple(sorted(policy.items()))
+        frame = None if images else self._frame(key, request.response is not None)
+        ids = self._tokenise(rendered, images) if frame is None else self._framed(rendered, frame)
         if len(ids) > self.max_tokens:
             raise PromptTooLong(
                 f"the prompt has {len(ids)} tokens, this server reads at most {self.max_tokens}",
                 field="prompt",
             )
-        prefix = self._prefix(tuple(sorted(policy.items())))
+        prefix = self._prefix(key)
         length = len(prefix) if tuple(ids[: len(prefix)]) == prefix else 0
         return ModelInput(np.asarray(ids, np.int32), length)
 
@@ -118,6 +141,10 @@ class PromptBuilder:
             parts.insert(0, (True, self._bos))
         if sum(part == (True, self._bos) for part in parts) != 1:
             raise InvalidRequest("the rendered prompt has more than one <bos>")
+        return self._ids_of(parts)
+
+    def _ids_of(self, parts: Sequence[tuple[bool, str]]) -> list[int]:
+        """parts: (is special, text as rendered)."""
         ids: list[int] = []
         for special, text in parts:
             if special:
@@ -125,6 +152,13 @@ class PromptBuilder:
             else:
                 ids += self.encode_text(self._special.unshield(text))
         return ids
+
+    def _framed(self, rendered: str, frame: _Frame) -> list[int]:
+        """What `_tokenise` gives for a prompt without images, from the kept ids of both its ends where they fit."""
+        middle = frame.middle(rendered)
+        if middle is None or any(special for special, _ in self._special.split(middle)):
+            return self._tokenise(rendered)
+        return [*frame.head_ids, *self.encode_text(self._special.unshield(middle)), *frame.tail_ids]
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text: no `<bos>`, and no string in it becomes a special token."""
@@ -158,8 +192,28 @@ class PromptBuilder:
             raise BundleError(f"the tokenizer has no token {text}")
         return int(index)
 
+    @cached_property
+    def _has_seams(self) -> bool:
+        return cuts_at_newlines(self.tokenizer)
+
+    def _compute_frame(self, policy: tuple[tuple[str, Any], ...], has_response: bool) -> _Frame | None:
+        """None: nothing can be kept. What reads images is left to `_tokenise`, which counts their marks."""
+        if not self._has_seams:
+            return None
+        texts = [self._rendered(probe, probe if has_response else None, dict(policy)) for probe in _PROBES]
+        head, tail = shared_ends(texts)
+        begins, ends = self._special.split(head), self._special.split(tail)
+        bos, image = (True, self._bos), self._marks and (True, self._marks.start)
+        if not head or not tail or begins.count(bos) != 1 or begins[0] != bos or image in begins:
+            return None
+        if bos in ends or image in ends:
+            return None
+        return _Frame(head, tail, self._ids_of(begins), self._ids_of(ends))
+
     def _compute_prefix(self, policy: tuple[tuple[str, Any], ...]) -> tuple[int, ...]:
-        prompts = [self._tokenise(self._rendered(probe, None, dict(policy))) for probe in _PROBES]
+        frame = self._frame(policy, False)
+        texts = [self._rendered(probe, None, dict(policy)) for probe in _PROBES]
+        prompts = [self._tokenise(text) if frame is None else self._framed(text, frame) for text in texts]
         return tuple(common_prefix(prompts))
 
 
@@ -172,12 +226,3 @@ def template_arguments(mode: Mode, part: PolicyPart) -> dict[str, Any]:
         "custom_taxonomy": part.custom_taxonomy,
     }
     return {name: value for name, value in arguments.items() if value is not None}
-
-
-def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
-    shared: list[int] = []
-    for column in zip(*sequences, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared.append(column[0])
-    return shared
