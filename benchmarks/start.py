@@ -23,9 +23,10 @@ from pathlib import Path
 from tritonguard import Guard
 from tritonguard.errors import BundleError
 from tritonguard.examples import PROMPTS
+from tritonguard.request import GuardRequest
 
-from benchmarks.quick import served
 from benchmarks.report import Bar, markdown
+from benchmarks.served import Question, ask
 from build_scripts.folders import link_or_copy
 from engines.local.runtime import cpu_name
 from engines.manifest import extra_of, read_manifest, write_manifest
@@ -34,6 +35,7 @@ from serving.launch import ServerSettings, TritonServer
 
 SHIPPED, WITHOUT = "as shipped", "without the compiled graph"
 MOST_S = 3.0
+DEADLINE_S = 60.0
 _COMPILED = ".blob"
 
 
@@ -52,7 +54,9 @@ def start(bundle: Path, log: Path) -> Start:
     with TritonServer(settings) as server:
         ready = time.monotonic()
         with Guard(server.endpoints.grpc, tls=server.tls) as guard:
-            served(guard)(PROMPTS[0].prompt)
+            reply = ask(guard, Question("start", GuardRequest(prompt=PROMPTS[0].prompt, deadline_s=DEADLINE_S)))
+            if not reply.answered:
+                raise RuntimeError(f"no verdict: {reply.label.indeterminate_reason}")
             return Start(ready - began, time.monotonic() - began)
 
 
