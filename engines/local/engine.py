@@ -57,7 +57,7 @@ class LocalEngine:
         """Compile the bundle's graphs for this CPU, with caches as the environment limits them.
 
         keep_prefixes: on disk, beside the bundle. Raises BundleError when the graphs can't be compiled, and ValueError
-        for a limit that is no number.
+        for a variable of the environment that says nothing.
         """
         limits = CacheLimits.of(os.environ)
         passes = Passes.load(bundle.folder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -10,7 +11,8 @@ from tritonguard.errors import BundleError
 
 ENGINE_CONFIG = "engine.yaml"
 PRECISIONS = ("f32", "bf16")
-
+STREAMS_VARIABLE = "TRITONGUARD_STREAMS"
+"""Environment variable: in the place of the bundle's `streams`; empty or not set: the bundle's."""
 _TEXT = """\
 # How the graphs of this bundle are run; written by build_scripts/openvino/compile.py, covered by the manifest's hash.
 
@@ -41,8 +43,15 @@ class EngineConfig:
         size = self.dynamic_quantization_group_size
         if type(size) is not int or size < 0:
             raise BundleError("dynamic_quantization_group_size is not a whole number of at least 0")
-        if self.streams not in (1, 2):
+        if type(self.streams) is not int or self.streams not in (1, 2):
             raise BundleError("streams is 1 or 2")
+
+    def told_by(self, environ: Mapping[str, str]) -> EngineConfig:
+        """With the streams that STREAMS_VARIABLE names, if it does. Raises ValueError for what is not 1 or 2."""
+        text = environ.get(STREAMS_VARIABLE, "")
+        if text not in ("", "1", "2"):
+            raise ValueError(f"the environment variable {STREAMS_VARIABLE} is not 1 or 2")
+        return replace(self, streams=int(text)) if text else self
 
     @classmethod
     def read(cls, folder: Path) -> EngineConfig:

@@ -69,11 +69,12 @@ class Passes:
     def load(cls, folder: Path, how: EngineConfig | None = None) -> Passes:
         """Compile the graphs of a bundle for this CPU.
 
-        how: instead of the bundle's own engine.yaml. Raises BundleError when they can't be, or not for this CPU.
+        how: instead of the bundle's own engine.yaml and the environment. Raises BundleError when they can't be, or not
+        for this CPU, and ValueError for a variable of the environment that says nothing.
         """
         # Both read before the graphs are: a folder without them is no bundle.
         config = Checkpoint.read_config(folder)
-        how = how or EngineConfig.read(folder)
+        how = how or EngineConfig.read(folder).told_by(os.environ)
         refuse_foreign(how)  # and makes the one OpenVINO core, which two threads might make twice
         precision = how.arithmetic
         has_tower = (folder / VISION_GRAPH).is_file()

@@ -12,7 +12,7 @@ from tritonguard.errors import BundleError
 from build_scripts.openvino.compile import compile_bundle
 from engines.bundle import Bundle, open_engine
 from engines.local import runtime
-from engines.local.engine_config import ENGINE_CONFIG, EngineConfig
+from engines.local.engine_config import ENGINE_CONFIG, STREAMS_VARIABLE, EngineConfig
 from engines.local.passes import Passes
 from engines.local.runtime import core, cpu_name, native_precisions, refuse_foreign
 from engines.manifest import write_manifest
@@ -29,13 +29,14 @@ def for_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_bundle(folder / "checkpoint", folder / "bundle", precision="bf16")
 
 
-@pytest.mark.parametrize("config", [EngineConfig("f32"), EngineConfig("bf16", 64)])
+@pytest.mark.parametrize("config", [EngineConfig("f32"), EngineConfig("bf16", 64, streams=1)])
 def test_what_is_written_is_read(tmp_path: Path, config: EngineConfig) -> None:
     config.write(tmp_path)
     assert EngineConfig.read(tmp_path) == config
     assert yaml.safe_load((tmp_path / ENGINE_CONFIG).read_text()) == {
         "arithmetic": config.arithmetic,
         "dynamic_quantization_group_size": config.dynamic_quantization_group_size,
+        "streams": config.streams,
     }
 
 
@@ -48,7 +49,9 @@ def test_what_is_written_is_read(tmp_path: Path, config: EngineConfig) -> None:
         (b"arithmetic: f32\ndynamic_quantization_group_size: 64.0", "not a whole number"),
         (b"arithmetic: f32\ndynamic_quantization_group_size: true", "not a whole number"),
         (b"arithmetic: f32\ndynamic_quantization_group_size:", "not a whole number"),
-        (b"arithmetic: f32\nstreams: 2", "compile it again"),
+        (b"arithmetic: f32\nstreams: 0", "streams is 1 or 2"),
+        (b"arithmetic: f32\nstreams: true", "streams is 1 or 2"),
+        (b"arithmetic: f32\nlanes: 2", "compile it again"),
         (b"dynamic_quantization_group_size: 64", "compile it again"),
         (b"", "compile it again"),
         (b"- arithmetic", "compile it again"),
@@ -64,6 +67,19 @@ def test_what_it_cannot_mean_is_refused(tmp_path: Path, text: bytes | None, mess
         (tmp_path / ENGINE_CONFIG).write_bytes(text)
     with pytest.raises(BundleError, match=message):
         EngineConfig.read(tmp_path)
+
+
+@pytest.mark.parametrize(("told", "streams"), [({}, 2), ({STREAMS_VARIABLE: ""}, 2), ({STREAMS_VARIABLE: "1"}, 1)])
+def test_the_environment_may_spare_the_second_runtime(told: dict[str, str], streams: int) -> None:
+    assert EngineConfig("f32").told_by(told).streams == streams
+
+
+@pytest.mark.parametrize("text", ["0", "3", "two", " 1"])
+def test_other_streams_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="TRITONGUARD_STREAMS is not 1 or 2"):
+        EngineConfig("f32").told_by({STREAMS_VARIABLE: text})
+    with pytest.raises(BundleError, match="streams is 1 or 2"):
+        EngineConfig("f32", streams=3)
 
 
 def test_this_cpu_has_a_name_and_float32(monkeypatch: pytest.MonkeyPatch) -> None:
