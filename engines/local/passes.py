@@ -18,7 +18,7 @@ from tritonguard.errors import BundleError
 from engines.checkpoint import Checkpoint, FloatArray, TextConfig
 from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
-from engines.local.grouping import halves
+from engines.local.grouping import CHUNK, halves
 from engines.local.head_openvino import HeadRuntime
 from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime, refuse_foreign
 from engines.local.tree import Past, Tree, padded_length, pass_inputs
@@ -140,8 +140,12 @@ class Passes:
         return features.reshape(-1, features.shape[-1])
 
     def extend(self, context: Context, ids: Sequence[int], features: FloatArray | None = None) -> Context:
-        """The context with `ids` behind it, of which there is at least one."""
+        """The context with `ids` behind it, of which there is at least one; many of them in pieces."""
         tree = Tree(tuple(ids), features=features)
+        while pieces := tree.cut(CHUNK, self.image_token):
+            piece, tree = pieces
+            [result] = self.run(context, [piece], [0])
+            context = context.extended(result.keys, result.values, range(piece.length))
         [result] = self.run(context, [tree], [0])
         return context.extended(result.keys, result.values, range(tree.length))
 

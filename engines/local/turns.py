@@ -90,6 +90,8 @@ class Turns:
         """Forget rows that are done, and tell those who wait for them."""
         if any(row.done for row in self._rows):
             self._rows = [row for row in self._rows if not row.done]
+            held = self._stacks.items()
+            self._stacks = {size: (rows, stack) for size, (rows, stack) in held if not any(row.done for row in rows)}
             with self._changed:
                 self._changed.notify_all()
 
@@ -155,9 +157,8 @@ class Turns:
             stack = Stack.of([row.context for row in rows if row.context is not None], more=more)
         # Behind the others: where not all go together, each gets its turn.
         self._rows.sort(key=lambda row: row in rows)
+        self._stacks[size] = (list(rows), stack)
         self._step(stack, rows)
-        if not any(row.done for row in rows):
-            self._stacks[size] = (list(rows), stack)
 
     def _prefix(self, rows: Sequence[Row]) -> Context:
         """The context of these rows' prefix, from the cache or computed."""

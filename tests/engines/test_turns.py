@@ -104,6 +104,7 @@ def test_lists_and_reasoning_of_several_rows_go_on_in_one_pass(engine: LocalEngi
     alone = [tiny_engine(passes).run([asked])[0] for asked in jobs]
     for ours, theirs in zip(engine.run(jobs), alone, strict=True):
         same(ours, theirs)
+    assert not engine._turns._stacks, "nothing is held for rows that are gone"
     # First steps in one pass, then one for each further token and one for the verdicts: not six of each.
     assert engine.statistics()["passes"] < 2 * (12 + 2)
 
