@@ -91,10 +91,11 @@ def wide_bundle(folder: Path, form: str) -> Path:
     return compile_bundle(source, folder / "b", precision=form)
 
 
-def outputs(folder: Path) -> list[FloatArray]:
+def outputs(folder: Path, *, streams: int = 1) -> list[FloatArray]:
     """Of one pass over two trees of different length, run as the bundle says."""
     how = EngineConfig.read(folder)
-    loaded = Runtime.load(folder, precision=how.arithmetic, group_size=how.dynamic_quantization_group_size)
+    group_size = how.dynamic_quantization_group_size
+    loaded = Runtime.load(folder, precision=how.arithmetic, group_size=group_size, streams=streams)
     context = Context.empty(Checkpoint.read_config(folder))
     trees = [Tree((5, 6, 7, 8)), Tree((9, 10))]
     inputs = pass_inputs(context, trees, candidates=[7, 8], image_token=-1)
@@ -110,10 +111,13 @@ def test_the_compiled_graph_is_read_and_answers_as_the_graph_does(
 ) -> None:
     folder = wide_bundle(tmp_path, form)
     blob = folder / name
-    assert [path.name for path in folder.glob("*.blob")] == [name]
+    halves = name.replace(".blob", "-s2.blob")
+    assert {path.name for path in folder.glob("*.blob")} == {name, halves}
     asked = Mock(wraps=core())
     monkeypatch.setattr(runtime, "core", lambda: asked)
     imported = outputs(folder)
+    for part, same in zip(outputs(folder, streams=2), imported, strict=True):
+        np.testing.assert_allclose(part, same, atol=1e-4)
     asked.compile_model.assert_not_called()
     assert caplog.messages == []
     whole = blob.read_bytes()

@@ -57,7 +57,8 @@ def test_forms_go_in_turn_and_the_median_counts_without_the_first_round(tmp_path
     found = pass_times(forms, batches=(1, 2))
     assert found == {"a": {1: 2000.0, 2: 5000.0}, "b": {1: 7000.0, 2: 250.0}}
     assert clocked.loaded == [("a", "f32", 0), ("b", "bf16", 64)]
-    turn = [(name, batch, SUFFIX, PREFIX) for name in ("a", "b") for batch in (1, 2)]
+    padded = -(-SUFFIX // 8) * 8
+    turn = [(name, batch, padded, PREFIX) for name in ("a", "b") for batch in (1, 2)]
     assert clocked.passes == 4 * turn
 
 
