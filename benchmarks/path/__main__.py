@@ -9,6 +9,9 @@ disturbs both alike. `bare` is the engine behind its scheduler in this process, 
 Then where the time of a served request went: by the client's clock, Triton's statistics and the verdicts' records, and
 the CPU time of each process.
 
+For an idle machine: where sessions share the CPU (Linux's autogroup) a server has one of its own, and beside other work
+gets another share than this process. `setsid -w` in front of the command makes both alike; the load is in the result.
+
 The requests are those of a workload of `benchmarks.latency`, mode verdict under the built-in policy. Exit status: 0
 every bar met, 1 one missed, 2 it could not be measured.
 """
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(arguments)
     extent = Extent(args.concurrencies, args.requests, args.rounds)
-    began = datetime.now(UTC).isoformat(timespec="seconds")
+    began, load = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
     try:
         plan = plan_of(args.workload, extent.requests, args.bundle)
         bundle = Bundle.open(args.bundle)
@@ -81,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         command=f"python -m benchmarks.path {shlex.join(arguments)}".strip(),
         began=began,
         machine=this_machine(),
+        load=load,
         served=f"{bundle.precision}, revision `{bundle.revision}`",
         added=added,
         ways=ways,

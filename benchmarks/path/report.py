@@ -11,12 +11,13 @@ from benchmarks.report import Bar, markdown
 
 @dataclass(frozen=True)
 class Result:
-    """began: UTC, ISO 8601. machine: its processor. served: precision and revision of the bundle. ways: by
-    concurrency."""
+    """began: UTC, ISO 8601. machine: its processor. load: mean of the last minute before the run, in processes. served:
+    precision and revision of the bundle. ways: by concurrency."""
 
     command: str
     began: str
     machine: str
+    load: float
     served: str
     added: list[Added]
     ways: dict[int, Way]
@@ -58,6 +59,7 @@ def document(result: Result) -> str:
         "command": f"`{result.command}`",
         "began": result.began,
         "machine": result.machine,
+        "load before": f"{result.load:.1f}",
         "bundle": result.served,
     }
     told = "\n".join(f"- {name}: {value}" for name, value in facts.items())

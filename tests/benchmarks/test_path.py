@@ -157,7 +157,13 @@ def test_the_document_names_machine_command_and_bars() -> None:
     split = Split((stage("preprocess", 3.0), stage("decode", 1.0), stage("verdict", 2.0)), 1, 90.0, 84.0)
     way = Way.of([told(preprocess=2.0, forward=80.0, server=88.0)], [0.097], split)
     text = document(
-        Result("python -m benchmarks.path", "2026-01-01", "a CPU", "f32", [Added.of(1, bare, served)], {1: way})
+        Result("python -m benchmarks.path", "2026-01-01", "a CPU", 0.2, "f32", [Added.of(1, bare, served)], {1: way})
     )
-    for wanted in ("a CPU", "`python -m benchmarks.path`", "met: added to the p50", "| 1 | 100.0 | 110.0 | 10.0% |"):
+    for wanted in (
+        "a CPU",
+        "load before: 0.2",
+        "`python -m benchmarks.path`",
+        "met: added to the p50",
+        "| 1 | 100.0 | 110.0 | 10.0% |",
+    ):
         assert wanted in text
