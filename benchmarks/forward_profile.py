@@ -14,7 +14,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,14 +23,13 @@ from tritonguard.errors import BundleError
 
 from benchmarks.peers.operations import attention_operations, linear_operations
 from benchmarks.report import markdown, write_json
-from build_scripts.openvino.pass_times import PREFIX, SUFFIX, short_requests
+from build_scripts.openvino.pass_times import PREFIX, SUFFIX, Form, halves_at_once, short_requests
 from engines.checkpoint import Checkpoint, TextConfig
 from engines.local.engine_config import EngineConfig
 from engines.local.runtime import COUNTERS, Runtime, cpu_name
 
 LINEAR, ATTENTION = "FullyConnected", "MatMul"
 REST = "less than 1 %"
-HALVES = 2
 WARM_UPS = 2
 
 
@@ -97,47 +95,13 @@ def profile(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int
     found = []
     for batch in batches:
         # The counters are means over all passes of a runtime, so each batch has its own.
-        runtime, inputs = _load(folder, how, COUNTERS), short_requests(folder, batch)
+        group_size = how.dynamic_quantization_group_size
+        runtime = Runtime.load(folder, precision=how.arithmetic, group_size=group_size, other=COUNTERS)
+        inputs = short_requests(folder, batch)
         times = [_timed(runtime, inputs) for _ in range(rounds + WARM_UPS)][WARM_UPS:]
         found.append(Profile(batch, median(times), parts_of(runtime.operations(), counted_operations(config, batch))))
         print(f"batch {batch}: {found[-1].pass_ms:.1f} ms, {found[-1].products:.0%} matrix products", flush=True)
     return found
-
-
-@dataclass(frozen=True)
-class Halves:
-    """Requests a second: of one pass on all threads, and of two halves of it at once."""
-
-    batch: int
-    one_pass: float
-    two_halves: float
-
-
-def halves(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int) -> list[Halves]:
-    """Medians of interleaved rounds, of the batches that have halves."""
-    whole = _load(folder, how, {})
-    first = _load(folder, how, {}, streams=HALVES)
-    split = [first, *(first.beside() for _ in range(HALVES - 1))]
-    found = []
-    with ThreadPoolExecutor(HALVES) as pool:
-        for batch in (each for each in batches if each % HALVES == 0):
-            one, two = short_requests(folder, batch), short_requests(folder, batch // HALVES)
-            times: dict[str, list[float]] = {"one": [], "two": []}
-            for number in range(rounds + WARM_UPS):
-                took = {"one": _timed(whole, one)}
-                began = time.perf_counter()
-                list(pool.map(_timed, split, [two] * HALVES))
-                took["two"] = (time.perf_counter() - began) * 1e3
-                if number >= WARM_UPS:
-                    for name, ms in took.items():
-                        times[name].append(ms)
-            found.append(Halves(batch, *(batch / median(times[name]) * 1e3 for name in ("one", "two"))))
-    return found
-
-
-def _load(folder: Path, how: EngineConfig, other: Mapping[str, Any], *, streams: int = 1) -> Runtime:
-    group_size = how.dynamic_quantization_group_size
-    return Runtime.load(folder, precision=how.arithmetic, group_size=group_size, streams=streams, other=other)
 
 
 def _timed(runtime: Runtime, inputs: Mapping[str, Any]) -> float:
@@ -161,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         batches = [int(each) for each in args.batches.split(",")]
         how = EngineConfig.read(args.bundle)
         profiles = profile(args.bundle, how, batches, args.rounds)
-        cut = halves(args.bundle, how, batches, args.rounds)
+        even = [batch for batch in batches if batch % 2 == 0]
+        cut = halves_at_once(Form(args.bundle, how), batches=even, rounds=args.rounds)
     except (BundleError, ValueError) as error:
         parser.error(str(error))
     print(f"\n{cpu_name()}, arithmetic {how.arithmetic}, {PREFIX} tokens kept and {SUFFIX} new ones of each request\n")
@@ -169,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"batch {each.batch}: {each.pass_ms:.1f} ms, {each.products:.1%} of it matrix products\n")
         rows = [(part.kind, part.count, part.ms, f"{part.share:.1%}", part.gops) for part in each.parts]
         print(markdown(("operation (kernel)", "count", "ms", "share", "10^9 operations/s"), rows), "\n")
-    rows_cut = [(each.batch, each.one_pass, each.two_halves, each.two_halves / each.one_pass) for each in cut]
+    rows_cut = [(each.batch, each.one_pass, each.two_halves, each.gain) for each in cut]
     print(markdown(("batch", "one pass, requests/s", "two halves at once", "ratio"), rows_cut))
     if args.out:
         write_json(args.out, {"cpu": cpu_name(), "arithmetic": how.arithmetic, "profiles": profiles, "halves": cut})

@@ -88,7 +88,13 @@ def compile_forms(checkpoint: Path, forms: Path, *, max_tokens: int, force: bool
     wanted[INT8] = (int8, None)
     return {
         name: compile_bundle(
-            checkpoint, forms / name, quantized=graph, precision=precision, max_tokens=max_tokens, force=force
+            checkpoint,
+            forms / name,
+            quantized=graph,
+            precision=precision,
+            streams=None,
+            max_tokens=max_tokens,
+            force=force,
         )
         for name, (graph, precision) in wanted.items()
     }

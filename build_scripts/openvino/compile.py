@@ -25,21 +25,23 @@ from build_scripts.answers import MAX_TOKENS
 from build_scripts.checkpoint_files import copy_notices, kept_notices
 from build_scripts.exit_status import exit_status
 from build_scripts.folders import finished_folder, link_or_copy, plain_file_errors, remove_partial
-from build_scripts.openvino.pass_times import Form, pass_times
+from build_scripts.openvino.pass_times import Form, halves_at_once, pass_times
 from build_scripts.openvino.quantized import FILES, QuantizedGraph
 from build_scripts.progress import Steps
 from build_scripts.sources import source_hashes
 from build_scripts.vision_files import PREPROCESSOR, PROCESSOR, check_preprocessor, vision_state
 from engines.bundle import OPENVINO
 from engines.checkpoint import Checkpoint
-from engines.local import forward_openvino, graph_nodes, head_openvino, runtime, vision_openvino
+from engines.local import attention_openvino, forward_openvino, graph_nodes, head_openvino, runtime, vision_openvino
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS
 from engines.local.engine_config import PRECISIONS, EngineConfig
 from engines.local.runtime import GRAPH, VISION_GRAPH, cpu_name, native_precisions, save_compiled
 from engines.manifest import is_current, read_manifest, verify_files, write_manifest
 
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-GRAPH_SOURCES = (forward_openvino, graph_nodes, head_openvino, vision_openvino, runtime)
+GRAPH_SOURCES = (attention_openvino, forward_openvino, graph_nodes, head_openvino, vision_openvino, runtime)
+LEAST_GAIN = 1.05
+"""Requests/s with batches cut in two that run at once, over those of whole ones, that a second runtime is worth."""
 
 
 @plain_file_errors()
@@ -49,15 +51,18 @@ def compile_bundle(
     *,
     quantized: Path | None = None,
     precision: str | None = None,
+    streams: int | None = 2,
     max_tokens: int = MAX_TOKENS,
     force: bool = False,
 ) -> Path:
     """Write the bundle to `out` (kept if its manifest still matches).
 
     quantized: the folder of the text graph that `quantize` made of this checkpoint; None: the checkpoint's as it is.
-    precision: one of PRECISIONS, of the arithmetic; None: the quantized form's, or else measured. Raises BundleError,
-    and leaves `out` as it was: no checkpoint, files missing or changed in it, a text graph that is not whole, of
-    another checkpoint or made by other code, or a file that can't be read or written.
+    precision: one of PRECISIONS, of the arithmetic; None: the quantized form's, or else measured. streams: see
+    `EngineConfig`; None: 2 where that is faster by LEAST_GAIN on this machine, else 1.
+
+    Raises BundleError, and leaves `out` as it was: no checkpoint, files missing or changed in it, a text graph that is
+    not whole, of another checkpoint or made by other code, or a file that can't be read or written.
     """
     manifest = read_manifest(checkpoint)
     form = None
@@ -70,6 +75,7 @@ def compile_bundle(
         "vision": manifest.get("vision"),  # the revision covers files, not what the manifest says of them
         "quantized_revision": form and form.revision,
         "precision": precision,
+        "streams": streams,
         "max_tokens": max_tokens,
         "cpu": cpu_name(),
         "openvino": ov.__version__,
@@ -109,10 +115,11 @@ def compile_bundle(
         chosen = precision or min(measured, key=lambda name: measured[name])
         if measured:
             print("  " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in measured.items()) + f": {chosen}")
-        how = EngineConfig(chosen, group_size)
-        how.write(folder)
-        for streams in range(1, how.streams + 1):
-            save_compiled(folder / GRAPH, precision=chosen, group_size=group_size, streams=streams)
+        gain = None if streams else measure_halves(folder, EngineConfig(chosen, group_size))
+        cut = streams or (2 if gain is not None and gain >= LEAST_GAIN else 1)
+        EngineConfig(chosen, group_size, cut).write(folder)
+        for each in range(1, cut + 1):
+            save_compiled(folder / GRAPH, precision=chosen, group_size=group_size, streams=each)
         steps.next("hashing")
         write_manifest(
             folder,
@@ -127,6 +134,7 @@ def compile_bundle(
             taxonomy=TAXONOMY_VERSION,
             reasoning_source=manifest.get("reasoning_source", "model"),
             measured_ms={name: round(ms, 1) for name, ms in measured.items()},
+            halves_gain=gain and round(gain, 3),
             capabilities={
                 "segments": sorted(SERVED_SEGMENTS),
                 "choices": SERVED_CHOICES,
@@ -153,6 +161,13 @@ def measure_precisions(folder: Path, *, group_size: int = 0) -> Mapping[str, flo
     return {name: found[1] for name, found in pass_times(forms, batches=(1,)).items()}
 
 
+def measure_halves(folder: Path, how: EngineConfig) -> float:
+    """How much faster a batch is as two passes at once (`Halves.gain`)."""
+    [found] = halves_at_once(Form(folder, how), batches=(4,))
+    print(f"  batches cut in two that run at once: {found.gain:.2f} of the requests/s")
+    return found.gain
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m build_scripts.compile --target openvino",
@@ -163,6 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quantized", type=Path, help="folder of its text graph in another form, by `quantize`")
     parser.add_argument("--out", type=Path, default=Path("build/bundle"), help="bundle to write")
     parser.add_argument("--precision", choices=PRECISIONS, help="skip the measurement")
+    parser.add_argument("--streams", type=int, choices=(1, 2), help="of engine.yaml (measured)")
     parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest prompt served (%(default)s)")
     parser.add_argument("--force", action="store_true", help="build again even if the bundle is current")
     args = parser.parse_args(argv)
@@ -173,6 +189,7 @@ def main(argv: list[str] | None = None) -> int:
             args.out,
             quantized=args.quantized,
             precision=args.precision,
+            streams=args.streams,
             max_tokens=args.max_tokens,
             force=args.force,
         )

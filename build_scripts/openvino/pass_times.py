@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from engines.local.engine_config import EngineConfig
 from engines.local.runtime import Runtime
 from engines.local.tree import Tree, padded_length, pass_inputs
 
+_WARM_UPS = 2
 PREFIX, SUFFIX = 338, 154
 """Tokens of a short request under the built-in policy: before the user's text, and from there on."""
 
@@ -59,6 +61,51 @@ def pass_times(forms: Mapping[str, Form], *, batches: Sequence[int], rounds: int
     return {
         name: {batch: statistics.median(values) for batch, values in found.items()} for name, found in times.items()
     }
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Requests a second: of one pass on all threads, and of two halves of it at once."""
+
+    batch: int
+    one_pass: float
+    two_halves: float
+
+    @property
+    def gain(self) -> float:
+        """Of the halves: 1 is none."""
+        return self.two_halves / self.one_pass
+
+
+def halves_at_once(form: Form, *, batches: Sequence[int], rounds: int = 3) -> list[Halves]:
+    """Each batch as one pass on all threads and as two halves at the same time on half of them each, in turn; medians.
+
+    batches: even numbers. Raises BundleError for a form that can't be loaded.
+    """
+    how = {"precision": form.how.arithmetic, "group_size": form.how.dynamic_quantization_group_size}
+    whole, first = Runtime.load(form.folder, **how), Runtime.load(form.folder, **how, streams=2)
+    split = (first, first.beside())
+    found = []
+    with ThreadPoolExecutor(len(split)) as pool:
+        for batch in batches:
+            one, two = short_requests(form.folder, batch), short_requests(form.folder, batch // len(split))
+            times: dict[str, list[float]] = {"one": [], "two": []}
+            for number in range(rounds + _WARM_UPS):
+                took = {"one": _seconds(whole, one)}
+                began = time.perf_counter()
+                list(pool.map(_seconds, split, [two] * len(split)))
+                took["two"] = time.perf_counter() - began
+                if number >= _WARM_UPS:
+                    for name, seconds in took.items():
+                        times[name].append(seconds)
+            found.append(Halves(batch, *(batch / statistics.median(times[name]) for name in ("one", "two"))))
+    return found
+
+
+def _seconds(runtime: Runtime, inputs: Mapping[str, npt.NDArray[Any]]) -> float:
+    began = time.perf_counter()
+    runtime.run(**inputs)
+    return time.perf_counter() - began
 
 
 def short_requests(folder: Path, batch: int) -> dict[str, npt.NDArray[Any]]:

@@ -22,8 +22,8 @@ arithmetic: {arithmetic}
 # Inputs of a layer with int8 weights are quantized in each pass, this many values to a scale. 0: they stay float.
 dynamic_quantization_group_size: {dynamic_quantization_group_size}
 
-# 2: a pass of several rows is cut in two that run at once, each on half of the cores. That is faster than one on all of
-# them, and takes the graph's memory once more. 1: no pass is cut.
+# 2: a pass of several rows is cut in two that run at once, each on half of the cores; it takes the graph's memory once
+# more. 1: no pass is cut.
 streams: {streams}
 """
 

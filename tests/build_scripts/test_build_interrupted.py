@@ -72,6 +72,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {ship.REFERENCE: {1: 1.0}, ship.INT8: {1: 2.0}, "bf16": {1: 3.0}}
     monkeypatch.setattr(compile_script, "save_compiled", compiled)
     monkeypatch.setattr(compile_script, "measure_precisions", lambda folder, group_size: {"f32": 1.0})
+    monkeypatch.setattr(compile_script, "measure_halves", lambda folder, how: 2.0)
     monkeypatch.setattr(ship, "smoke", lambda reference, candidate: report)
     monkeypatch.setattr(ship, "pass_times", lambda forms, batches: times)
 

@@ -68,6 +68,7 @@ def forms(source: Path, builder: PromptBuilder, tmp_path: Path, monkeypatch: pyt
     for module in (script, compile_script, runtime):
         monkeypatch.setattr(module, "native_precisions", lambda: ("f32", "bf16"))
     monkeypatch.setattr(compile_script, "measure_precisions", lambda folder, group_size: {"f32": 1.0, "bf16": 2.0})
+    monkeypatch.setattr(compile_script, "measure_halves", lambda folder, how: 1.0)
     takes(monkeypatch, {INT8: 1.0, "bf16": 2.0, "f32": 3.0})
     return source.parent / "forms"
 

@@ -25,6 +25,7 @@ from tritonguard.errors import BundleError
 
 from build_scripts import embedded_vision, sources
 from build_scripts.merge_lora import merge
+from build_scripts.openvino import compile as compile_script
 from build_scripts.openvino.compile import compile_bundle
 from build_scripts.openvino.profiles import PROFILES
 from build_scripts.openvino.quantize import quantize
@@ -240,3 +241,16 @@ def test_the_embedded_tower_is_the_same_at_every_build_and_fits_beside_words(tmp
     assert features.shape == (2, tokens, 32)
     assert 0.7 < float(np.sqrt((features**2).mean())) < 1.4  # a scaled word embedding's is 1.03
     assert np.abs(features[0] - features[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(("gain", "streams"), [(1.2, 2), (1.02, 1)])
+def test_batches_are_cut_where_that_is_faster_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, streams: int
+) -> None:
+    source = write_checkpoint(tmp_path / "c", tiny_config())
+    write_manifest(source, kind="checkpoint", inputs={})
+    monkeypatch.setattr(compile_script, "measure_halves", lambda folder, how: gain)
+    folder = compile_bundle(source, tmp_path / "b", precision="f32", streams=None)
+    assert EngineConfig.read(folder).streams == streams
+    assert len(list(folder.glob("*.blob"))) == streams
+    assert read_manifest(folder)["halves_gain"] == gain

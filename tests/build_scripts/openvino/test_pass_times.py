@@ -13,7 +13,7 @@ from tritonguard.errors import BundleError
 
 from build_scripts.openvino import pass_times as script
 from build_scripts.openvino.compile import compile_bundle
-from build_scripts.openvino.pass_times import PREFIX, SUFFIX, Form, pass_times
+from build_scripts.openvino.pass_times import PREFIX, SUFFIX, Form, halves_at_once, pass_times
 from engines.local.engine_config import EngineConfig
 from engines.manifest import write_manifest
 
@@ -74,3 +74,13 @@ def test_real_forms_take_time_and_a_folder_that_is_none_is_refused(tmp_path: Pat
     for broken in (tmp_path / "none", checkpoint):
         with pytest.raises(BundleError, match=broken.name):
             pass_times({"one": Form(broken, F32)}, batches=(1,))
+
+
+def test_halves_at_once_are_timed_beside_one_pass(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_config())
+    write_manifest(checkpoint, kind="checkpoint", inputs={}, vision="untrained")
+    bundle = compile_bundle(checkpoint, tmp_path / "bundle", precision="f32")
+    two, four = halves_at_once(Form(bundle, F32), batches=(2, 4), rounds=1)
+    assert (two.batch, four.batch) == (2, 4)
+    assert min(two.one_pass, two.two_halves, four.one_pass, four.two_halves) > 0
+    assert four.gain == four.two_halves / four.one_pass
