@@ -173,7 +173,7 @@ class Scheduler:
         if len(self._running) < self._lanes:
             return 0
         now_ns = float(time.monotonic_ns())
-        free_ns = [max(now_ns, call.began_ns + self._paces[call.slow].mean_ns) for call in self._running]
+        free_ns = [max(now_ns, call.began_ns + self._paces[call.slow].careful_ns) for call in self._running]
         heapq.heapify(free_ns)
         # Each call goes to the lane that is free first.
         for entry in before:

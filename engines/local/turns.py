@@ -74,7 +74,11 @@ class Turns:
             self._rows = sorted([*self._rows, *self._arrived], key=lambda row: -row.job.priority)
             self._arrived.clear()
         for row in self._rows:
-            row.is_late()
+            if not row.is_late() and not row.started and row.job.pixels is None:
+                try:
+                    row.start()
+                except Exception as error:
+                    row.fail(error)
         self._leave()
         if not self._rows:
             return
@@ -97,9 +101,6 @@ class Turns:
 
     def _choose(self) -> tuple[Turn, list[Row]]:
         """Whose turn it is, of which there is at least one."""
-        for row in self._rows:
-            if not row.started and row.job.pixels is None:
-                row.start()
         first = [row for row in self._rows if row.started and row.context is None]
         if not (first and self._first_is_next):
             for kind in self._others:
