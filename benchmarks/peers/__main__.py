@@ -31,7 +31,7 @@ from tritonguard.errors import GuardError
 
 from benchmarks.latency.texts import Tokens
 from benchmarks.peers import report
-from benchmarks.peers.exports import Exports, missing
+from benchmarks.peers.exports import Exports
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.machine import LEAST_SHARE, Peaks, Share, operations_of, shapes, shares
 from benchmarks.peers.pool import Children
@@ -232,7 +232,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         args.workloads = named(args.workloads.split(",")) if args.workloads else list(WORKLOADS)
     except ValueError as error:
         parser.error(f"--workloads: {error}")
-    if lacking := missing(args.environment, ["python", *(["llama-server"] if LLAMA in args.peers else [])]):
+    exports = Exports(args.merged, args.exports, args.environment)
+    if lacking := exports.missing(["python", *(["llama-server"] if LLAMA in args.peers else [])]):
         parser.error(f"{args.environment} lacks {', '.join(lacking)}: make {args.environment}/.ok")
     return args
 

