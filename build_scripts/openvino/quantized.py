@@ -14,12 +14,12 @@ from build_scripts.openvino import rounding, static_scales
 from build_scripts.openvino.profiles import KIND
 from build_scripts.sources import source_hashes
 from engines.bundle import OPENVINO
-from engines.local import forward_openvino, graph_nodes
+from engines.local import attention_openvino, forward_openvino, graph_nodes
 from engines.local.runtime import GRAPH
 from engines.manifest import NAME, read_manifest, verify_files
 
 FILES = (GRAPH, Path(GRAPH).with_suffix(".bin").name)
-SOURCES = (forward_openvino, graph_nodes, rounding, static_scales)
+SOURCES = (attention_openvino, forward_openvino, graph_nodes, rounding, static_scales)
 
 
 def made_by() -> dict[str, Any]:
