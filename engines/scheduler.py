@@ -169,16 +169,17 @@ class Scheduler:
 
     def _done_ns(self, before: Sequence[_Entry], *, slow: bool) -> float:
         """When a request behind those would be done, at the pace of the latest calls and a little slower itself: what
-        is let in and comes late costs others their time. 0 beside an idle lane."""
+        is let in and comes late costs others their time. 0 while most lanes are idle: then the pace is no measure."""
+        careful_ns, now_ns = self._paces[slow].careful_ns, float(time.monotonic_ns())
         if len(self._running) < self._lanes:
-            return 0
-        now_ns = float(time.monotonic_ns())
+            mostly_idle = 2 * len(self._running) < self._lanes or not careful_ns
+            return 0 if mostly_idle else now_ns + careful_ns
         free_ns = [max(now_ns, call.began_ns + self._paces[call.slow].careful_ns) for call in self._running]
         heapq.heapify(free_ns)
         # Each call goes to the lane that is free first.
         for entry in before:
             heapq.heapreplace(free_ns, free_ns[0] + self._paces[entry.slow].mean_ns)
-        return free_ns[0] + self._paces[slow].careful_ns
+        return free_ns[0] + careful_ns
 
     def _note_change(self) -> None:
         """Wake the clock, and show how long the queue is now."""

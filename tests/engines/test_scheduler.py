@@ -304,3 +304,21 @@ def test_answers_are_counted_by_what_they_were() -> None:
         assert isinstance(ask(scheduler, job(0)).one, Answer)
         assert isinstance(ask(scheduler, job(1, seconds=0.0)).one, GuardError)
         assert scheduler.answers() == {"ok": 1, "deadline_exceeded": 1}
+
+
+def test_beside_an_idle_lane_a_deadline_that_others_calls_missed_is_refused() -> None:
+    """Lanes share passes: where most are busy, the next call takes as long as the latest did."""
+    with scheduling(lanes=4) as (scheduler, engine):
+        taught = [ask(scheduler, job(n)) for n in range(4)]
+        for _ in taught:
+            assert engine.began.acquire(timeout=WAIT_S)
+        time.sleep(0.3)  # the pace that the queue learns
+        engine.go.release(4)
+        assert all(isinstance(each.one, Answer) for each in taught)
+        ask(scheduler, job(4, seconds=0.1))  # with most lanes idle it is let in
+        assert engine.began.acquire(timeout=WAIT_S)
+        second = ask(scheduler, job(5))
+        assert engine.began.acquire(timeout=WAIT_S)
+        assert isinstance(ask(scheduler, job(6, seconds=0.1)).one, Overloaded)
+        engine.go.release(2)
+        assert isinstance(second.one, Answer)
