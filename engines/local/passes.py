@@ -60,6 +60,7 @@ class Passes:
         self._make_pair = pair
         self._pair: Pair | None = None
         self._pair_thread: threading.Thread | None = None
+        self._beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="half")
         self._head = head
         self._vision = vision
         self.image_token = image_token
@@ -102,10 +103,9 @@ class Passes:
             results = self._pass(self._runtime, past, trees, candidates)
             self._begin_pair()
             return results
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            first, second = ([trees[index] for index in part] for part in parts)
-            other = pool.submit(self._pass, self._pair[1], past, second, candidates)
-            results = [*self._pass(self._pair[0], past, first, candidates), *other.result()]
+        first, second = ([trees[index] for index in part] for part in parts)
+        other = self._beside.submit(self._pass, self._pair[1], past, second, candidates)
+        results = [*self._pass(self._pair[0], past, first, candidates), *other.result()]
         places = [*parts[0], *parts[1]]
         return [results[places.index(index)] for index in range(len(trees))]
 
