@@ -50,17 +50,32 @@ def cpu_name() -> str:
 def native_precisions() -> tuple[str, ...]:
     """Those of PRECISIONS that this CPU computes in itself; a hint for another one falls back to f32."""
     has = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return tuple(name for name in PRECISIONS if name == "f32" or name.upper() in has)
+    return tuple(
+        name for name in PRECISIONS if name == "f32" or (name.upper() in has and runs_with(name, threads=_cores()))
+    )
+
+
+def runs_with(precision: str, *, threads: int) -> bool:
+    """Whether so many threads may compute a graph. OpenVINO 2026.4.1 divides by zero, and the process is gone, where a
+    single thread multiplies bf16 with AMX."""
+    return threads > 1 or precision != "bf16" or "amx_bf16" not in _cpu_flags()
 
 
 def multiplies_int8() -> bool:
     """Whether this CPU sums int8 products in int32 (VNNI, AMX). Without it OpenVINO leaves the inputs of int8 weights
     float, and sums of fixed-scale products can overflow."""
+    return not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(_cpu_flags())
+
+
+def _cpu_flags() -> frozenset[str]:
     try:
-        flags = Path("/proc/cpuinfo").read_text().split()
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
     except OSError:
-        return False
-    return not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(flags)
+        return frozenset()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def refuse_foreign(config: EngineConfig) -> None:
@@ -81,7 +96,7 @@ def infer_request(
 
     precision, group_size: see `EngineConfig`. streams: requests that run at the same time, each on its share of the
     threads. other: settings of OpenVINO for a measurement, on top or instead. Raises BundleError for an unknown
-    precision, or a graph that can't be read or compiled.
+    precision, one that so few threads can't compute (`runs_with`), or a graph that can't be read or compiled.
     """
     settings = _settings(precision, group_size, streams)
     if other:
@@ -128,11 +143,13 @@ def _compiled(model: ov.Model | Path, settings: Mapping[str, Any]) -> Any:
 def _settings(precision: str, group_size: int, streams: int = 1) -> dict[str, Any]:
     if precision not in PRECISIONS:
         raise BundleError(f"precision {precision!r} is not one of: {', '.join(PRECISIONS)}")
+    if not runs_with(precision, threads=_cores() // streams):
+        raise BundleError(f"OpenVINO can't compute {precision} with one thread on this CPU (AMX)")
     return {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
+        "INFERENCE_NUM_THREADS": _cores(),
         "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
         # Always said: the plugin's own default would quantize the inputs of every layer with int8 weights.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": group_size,

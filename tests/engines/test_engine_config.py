@@ -14,7 +14,7 @@ from engines.bundle import Bundle, open_engine
 from engines.local import runtime
 from engines.local.engine_config import ENGINE_CONFIG, STREAMS_VARIABLE, EngineConfig
 from engines.local.passes import Passes
-from engines.local.runtime import core, cpu_name, native_precisions, refuse_foreign
+from engines.local.runtime import core, cpu_name, infer_request, native_precisions, refuse_foreign
 from engines.manifest import write_manifest
 
 GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
@@ -89,6 +89,27 @@ def test_this_cpu_has_a_name_and_float32(monkeypatch: pytest.MonkeyPatch) -> Non
     refuse_foreign(EngineConfig("f32", 64))
     with pytest.raises(BundleError, match="compiled for bf16"):
         refuse_foreign(EngineConfig("bf16"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "threads", "runs"),
+    [
+        ("avx512f amx_bf16 amx_tile", "bf16", 1, False),
+        ("avx512f amx_bf16 amx_tile", "bf16", 2, True),
+        ("avx512f amx_bf16 amx_tile", "f32", 1, True),
+        ("avx512f avx512_bf16", "bf16", 1, True),
+    ],
+)
+def test_one_thread_is_not_given_what_openvino_dies_of(
+    monkeypatch: pytest.MonkeyPatch, flags: str, precision: str, threads: int, runs: bool
+) -> None:
+    monkeypatch.setattr(runtime, "_cpu_flags", lambda: frozenset(flags.split()))
+    assert runtime.runs_with(precision, threads=threads) is runs
+    monkeypatch.setattr(runtime, "_cores", lambda: threads)
+    assert precision == "f32" or runs or precision not in native_precisions()
+    if not runs:
+        with pytest.raises(BundleError, match="with one thread on this CPU"):
+            infer_request(Path("graph.xml"), precision=precision)
 
 
 def test_a_bundle_for_another_cpu_is_refused_before_its_graphs_are_read(

@@ -113,11 +113,14 @@ def test_the_compiled_graph_is_read_and_answers_as_the_graph_does(
     folder = wide_bundle(tmp_path, form)
     blob = folder / name
     halves = name.replace(".blob", "-s2.blob")
-    assert {path.name for path in folder.glob("*.blob")} == {name, halves}
+    # One thread may not compute bf16 on every CPU.
+    cut = EngineConfig.read(folder).streams
+    assert cut == 2 or form == "bf16"
+    assert {path.name for path in folder.glob("*.blob")} == {name, *([halves] if cut == 2 else [])}
     asked = Mock(wraps=core())
     monkeypatch.setattr(runtime, "core", lambda: asked)
     imported = outputs(folder)
-    for part, same in zip(outputs(folder, streams=2), imported, strict=True):
+    for part, same in zip(outputs(folder, streams=cut), imported, strict=True):
         np.testing.assert_allclose(part, same, atol=1e-4)
     asked.compile_model.assert_not_called()
     assert caplog.messages == []
