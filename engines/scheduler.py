@@ -6,7 +6,6 @@ to its number; each entry is answered exactly once, and by its deadline, whateve
 
 from __future__ import annotations
 
-import heapq
 import threading
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from tritonguard.errors import DeadlineExceeded, GuardError, InternalError, Overloaded, Unavailable
 
+from engines.forecast import Average, Forecast
 from engines.program import FreeText
 from engines.protocol import Answer, Engine, Job
 
@@ -23,24 +23,28 @@ NEVER_NS = 2**63 - 1
 
 Results = list[Answer | GuardError]
 Done = Callable[[Results], None]
-_LATEST = 0.2  # weight of the latest call in the averages
 
 
 @dataclass(eq=False)
 class _Entry:
-    """The jobs of one request. slow: some of them write free text, a token a pass."""
+    """The jobs of one request. slow: some of them write free text, a token a pass. work: tokens that only this request
+    has. ahead: the work before it and its own when it came; since_ns: see `Scheduler._since_ns`, then."""
 
     jobs: Sequence[Job]
     done: Done
     priority: int
     number: int
+    ahead: int = 0
+    since_ns: int = 0
     deadline_ns: int | None = field(init=False)
     slow: bool = field(init=False)
+    work: int = field(init=False)
     answered: bool = False
 
     def __post_init__(self) -> None:
         self.deadline_ns = min((job.deadline_ns for job in self.jobs if job.deadline_ns is not None), default=None)
         self.slow = any(isinstance(segment, FreeText) for job in self.jobs for segment in job.program.segments)
+        self.work = sum(len(job.split[1]) for job in self.jobs)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -58,25 +62,6 @@ class _Call:
     @property
     def slow(self) -> bool:
         return self.entry.slow
-
-
-@dataclass
-class _Pace:
-    """How long calls take, ns, as an average of the latest ones: mean, and mean distance from it (RFC 6298's two)."""
-
-    mean_ns: float = 0.0
-    apart_ns: float = 0.0
-
-    def note(self, took_ns: float) -> None:
-        if not self.mean_ns:
-            self.mean_ns = took_ns
-        self.apart_ns += _LATEST * (abs(took_ns - self.mean_ns) - self.apart_ns)
-        self.mean_ns += _LATEST * (took_ns - self.mean_ns)
-
-    @property
-    def careful_ns(self) -> float:
-        """What few take longer than."""
-        return self.mean_ns + 2 * self.apart_ns
 
 
 class Scheduler:
@@ -104,8 +89,10 @@ class Scheduler:
         self._waiting: list[_Entry] = []
         self._running: list[_Call] = []
         self._arrived = 0
+        self._usual_work = Average()
+        self._since_ns = 0  # the latest end of a quick call, or its begin behind a rest: see Forecast
         self._answers = Counter[str]()
-        self._paces = {False: _Pace(), True: _Pace()}  # of calls, by `slow`
+        self._forecast, self._thinking_ns = Forecast(), Average()  # of quick calls; time of slow ones
         self._closed = False
         self._lock = threading.RLock()
         self._runnable_changed, self._late_changed = (threading.Condition(self._lock) for _ in range(2))
@@ -165,26 +152,36 @@ class Scheduler:
 
     def _comes_too_late(self, entry: _Entry) -> bool:
         before = [each for each in self._waiting if each.rank < entry.rank]
-        return entry.deadline_ns is not None and self._done_ns(before, slow=entry.slow) > entry.deadline_ns
+        if not any(not other.slow for other in self._here(before)):
+            self._since_ns = time.monotonic_ns()
+        entry.ahead, entry.since_ns = self._work_before(before) + entry.work, self._since_ns
+        return entry.deadline_ns is not None and self._done_ns(before, entry.work, slow=entry.slow) > entry.deadline_ns
 
-    def _done_ns(self, before: Sequence[_Entry], *, slow: bool) -> float:
-        """When a request behind those would be done, at the pace of the latest calls and a little slower itself: what
-        is let in and comes late costs others their time. 0 while most lanes are idle: then the pace is no measure."""
-        careful_ns, now_ns = self._paces[slow].careful_ns, float(time.monotonic_ns())
-        if len(self._running) < self._lanes:
-            mostly_idle = 2 * len(self._running) < self._lanes or not careful_ns
-            return 0 if mostly_idle else now_ns + careful_ns
-        free_ns = [max(now_ns, call.began_ns + self._paces[call.slow].careful_ns) for call in self._running]
-        heapq.heapify(free_ns)
-        # Each call goes to the lane that is free first.
-        for entry in before:
-            heapq.heapreplace(free_ns, free_ns[0] + self._paces[entry.slow].mean_ns)
-        return free_ns[0] + careful_ns
+    def _done_ns(self, before: Sequence[_Entry], work: float, *, slow: bool) -> float:
+        """When a request behind those would be done, or a little later: what is let in and comes late costs others
+        their time. 0 where nothing else is here: then it can only be tried."""
+        return self._ends_ns(before, work, slow=slow, careful=True) if self._running or before else 0
+
+    def _ends_ns(self, before: Sequence[_Entry], work: float, *, slow: bool, careful: bool) -> float:
+        """When a request behind those is done. careful: few are later. Now, or before, where nothing is known yet."""
+        if not slow:
+            ahead = self._work_before(before) + work
+            return self._since_ns + (self._forecast.careful(ahead) if careful else self._forecast.likely(ahead))
+        thinking = sum(entry.slow for entry in self._here(before))
+        each_ns = self._thinking_ns.careful if careful else self._thinking_ns.mean
+        return time.monotonic_ns() + thinking // self._most_slow * self._thinking_ns.mean + each_ns
+
+    def _work_before(self, before: Sequence[_Entry]) -> int:
+        """Of quick requests, these and those that run. One that thinks slows all the others down alike."""
+        return sum(entry.work for entry in self._here(before) if not entry.slow)
+
+    def _here(self, waiting: Sequence[_Entry]) -> list[_Entry]:
+        return [*(call.entry for call in self._running), *waiting]
 
     def _note_change(self) -> None:
         """Wake the clock, and show how long the queue is now."""
         full = self._closed or len(self._waiting) >= self._most_waiting
-        self._show(NEVER_NS if full else round(self._done_ns(self._waiting, slow=False)))
+        self._show(NEVER_NS if full else round(self._done_ns(self._waiting, self._usual_work.mean, slow=False)))
         self._late_changed.notify()
 
     def _work(self) -> None:
@@ -194,18 +191,32 @@ class Scheduler:
                 if not self._waiting:
                     self._runnable_changed.notify_all()
                     return
-                hopeless = self._drop_hopeless()
-                call = _Call(self._runnable()[0], time.monotonic_ns())
-                self._waiting.remove(call.entry)
-                self._running.append(call)
-                self._note_change()
-            for entry in hopeless:
-                self._answer(entry, Overloaded("its turn came too late for its deadline"))
+                call = self._begin()
             self._answer(call.entry, self._run(call.entry))
             with self._lock:
-                self._paces[call.slow].note(time.monotonic_ns() - call.began_ns)
-                self._running.remove(call)
-                self._note_change()
+                self._end(call)
+                hopeless = self._drop_hopeless()
+            for entry in hopeless:
+                self._answer(entry, Overloaded("the requests before this one took longer than its deadline allows"))
+
+    def _begin(self) -> _Call:
+        """The next call."""
+        call = _Call(self._runnable()[0], time.monotonic_ns())
+        self._waiting.remove(call.entry)
+        self._running.append(call)
+        self._note_change()
+        return call
+
+    def _end(self, call: _Call) -> None:
+        now_ns, entry = time.monotonic_ns(), call.entry
+        self._running.remove(call)
+        if entry.slow:
+            self._thinking_ns.note(now_ns - call.began_ns)
+        else:
+            self._forecast.took(now_ns - entry.since_ns, entry.ahead)
+            self._since_ns = now_ns
+            self._usual_work.note(entry.work)
+        self._note_change()
 
     def _runnable(self) -> list[_Entry]:
         """What may run now, in order: all that wait, or the quick ones while enough lanes think."""
@@ -213,12 +224,18 @@ class Scheduler:
         return [entry for entry in self._waiting if not (entry.slow and full)]
 
     def _drop_hopeless(self) -> list[_Entry]:
-        """Take out what could not be done in time, as long as something else waits: the engine's time is theirs."""
-        now, runnable = time.monotonic_ns(), self._runnable()
-        late = [e for e in runnable if e.deadline_ns is not None and now + self._paces[e.slow].mean_ns > e.deadline_ns]
-        if len(late) == len(runnable):
-            late = late[1:]
-        self._waiting = [entry for entry in self._waiting if entry not in late]
+        """Take out what can't be done in time any more, as long as there is something else: the engine's time is
+        theirs, and the sooner it is known the better."""
+        kept, late = list[_Entry](), list[_Entry]()
+        for entry in self._waiting:
+            ends_ns = self._ends_ns(kept, entry.work, slow=entry.slow, careful=False)
+            (late if entry.deadline_ns is not None and ends_ns > entry.deadline_ns else kept).append(entry)
+        if late and not kept and not self._running:
+            kept.append(late.pop(0))
+        if late:
+            self._waiting = kept
+            self._note_change()
+            self._runnable_changed.notify_all()  # closed, the lanes end with the last that waits
         return late
 
     def _run(self, entry: _Entry) -> Results | GuardError:
