@@ -40,7 +40,7 @@ from build_scripts.progress import Steps
 from build_scripts.ship import INT8, REFERENCE
 from engines.local.runtime import cpu_name, native_precisions
 
-DEFAULT = [name for name in PROFILES if name not in ("int8-dynamic-gptq", "int8-sq-linear")]
+DEFAULT = [name for name in PROFILES if name != "int8-dynamic-gptq"]
 """Rounding by inputs takes minutes and gained nothing on the embedded checkpoint, and of the two forms with fixed
 scales one is enough to be refused."""
 BATCHES = (1, 8)

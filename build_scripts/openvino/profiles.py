@@ -22,7 +22,7 @@ DYNAMIC_GROUP = 64
 class Profile:
     """weights: of the linear layers. rounding: of int8 weights: to the nearest, or so that products of the inputs that
     calibration saw stay near (`rounding`). activations: their inputs: float, quantized in each pass, or with
-    scales that calibration fixed (then the products of attention are int8 too, unless attention_in_float).
+    scales that calibration fixed. The products of attention are float in every form.
     float_layers: name patterns of layers that are left as stored. alpha: how far SmoothQuant moves outliers from
     inputs to weights (arXiv 2211.10438, formula 4). arithmetic: None: what is fastest where it is compiled.
     """
@@ -33,7 +33,6 @@ class Profile:
     activations: Literal["float", "dynamic", "static"] = "float"
     rounding: Literal["nearest", "by inputs"] = "nearest"
     float_layers: tuple[str, ...] = ()
-    attention_in_float: bool = False
     alpha: float = 0.5
     dynamic_group: int = DYNAMIC_GROUP
     arithmetic: str | None = None
@@ -72,16 +71,16 @@ _ALL = (
     ),
     Profile(
         "int8-sq",
-        "SmoothQuant W8A8: int8 weights and inputs, attention too, scales fixed by calibration",
+        "SmoothQuant W8A8: int8 weights and inputs, scales fixed by calibration",
         weights="int8",
         activations="static",
     ),
     Profile(
-        "int8-sq-linear",
-        "SmoothQuant W8A8 of the linear layers; attention in float",
+        "int8-static",
+        "the same without smoothing: outliers stay in the inputs",
         weights="int8",
         activations="static",
-        attention_in_float=True,
+        alpha=0.0,
     ),
 )
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in _ALL}

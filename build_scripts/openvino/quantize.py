@@ -116,7 +116,6 @@ def _static(opened: Checkpoint, profile: Profile, asked: Sequence[Inputs]) -> ov
         forward_openvino.build_graph(opened),
         asked,
         alpha=profile.alpha,
-        attention_in_float=profile.attention_in_float,
         linear_in_float=lambda name: not profile.is_int8(name),
     )
 

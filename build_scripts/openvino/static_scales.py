@@ -39,7 +39,6 @@ def smooth_quantized(
     inputs: Sequence[Inputs],
     *,
     alpha: float = 0.5,
-    attention_in_float: bool = False,
     linear_in_float: Callable[[str], bool] = lambda name: False,
     on_progress: OnProgress | None = None,
 ) -> ov.Model:
@@ -48,8 +47,7 @@ def smooth_quantized(
     graph: of `build_graph`; it is left as it is, and the result shares its float constants: keep the checkpoint.
     inputs: all its inputs by name, once per calibration pass. alpha: 0 (all is left to the inputs) to 1 (all to the
     weights), the paper's formula 4. linear_in_float: says by name ("layers.0.mlp.down_proj") which linear layers
-    keep their weights as stored and their inputs unrounded. attention_in_float: so do the four products of
-    attention. Embedding, norms, masks and logits are float always.
+    keep their weights as stored and their inputs unrounded. Embedding, norms, attention and logits are float always.
 
     Raises BundleError: NNCF is not installed; no inputs, or some that do not fit the graph; nothing to quantize.
     """
@@ -58,10 +56,7 @@ def smooth_quantized(
     linear = {node.get_friendly_name() for node in products if _is_constant(node.input_value(1))}
     kept = {name for name in linear if linear_in_float(name)}
     others = {node.get_friendly_name() for node in products} - linear
-    left = {node.get_friendly_name() for node in products if _is_of_embedding(node)}
-    if attention_in_float:
-        left |= others
-    if linear == kept and others == left:
+    if linear == kept:
         raise BundleError("static quantization: all layers are to stay in float")
     nncf = _nncf()
     # A scale before a Gather would be one for the prefixes of all layers, and one on the embedding.
@@ -82,7 +77,7 @@ def smooth_quantized(
                 preset=nncf.QuantizationPreset.PERFORMANCE,
                 subset_size=len(inputs),
                 model_type=nncf.ModelType.TRANSFORMER,
-                ignored_scope=nncf.IgnoredScope(names=sorted(left | kept | gathers)),
+                ignored_scope=nncf.IgnoredScope(names=sorted(others | kept | gathers)),
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha),
                     disable_bias_correction=True,  # it corrects biases; these layers have none
@@ -127,12 +122,6 @@ def _is_constant(value: Node) -> bool:
     if node.get_type_name() == "Convert":
         node = node.input_value(0).get_node()
     return bool(node.get_type_name() == "Constant")
-
-
-def _is_of_embedding(product: Node) -> bool:
-    """Whether it multiplies with gathered rows of a stored tensor: the logits."""
-    rows = product.input_value(1).get_node()
-    return rows.get_type_name() == "Gather" and _is_constant(rows.input_value(0))
 
 
 def _restore(quantized: ov.Model, graph: ov.Model, names: set[str]) -> None:

@@ -1,14 +1,17 @@
-"""Attention of the OpenVINO forward: over one prefix that all rows share, each row's own past, and the pass itself."""
+"""Attention of the OpenVINO forward: over one prefix that all rows share, each row's own past, and the pass itself.
+
+Keys of the three stand behind each other, the prefix once for each row: copying them costs a hundredth of a pass, and
+product, mask, softmax and product in a row are what the plugin takes for one operation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from openvino import opset13 as op
 
 from engines.checkpoint import TextConfig
-from engines.local.graph_nodes import Node, floats, ints
+from engines.local.graph_nodes import Node, floats, ints, swap
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Places:
         positions, visible = (op.gather(each, rows, ints(1), batch_dims=1) for each in (self.positions, self.visible))
         return replace(self, positions=positions, visible=visible)
 
-    def masks(self, window: int | None) -> tuple[Node, Node]:
-        """Additive: over the prefix [B or 1, S or 1, 1, T], over one's own past and the pass [B, 1, S, 1, P + S].
+    def mask(self, window: int | None) -> Node:
+        """Additive [B, 1, S, T + P + S]: over the prefix, one's own past and the pass.
 
         window: tokens that a sliding layer sees, itself included; None: a full layer.
         """
@@ -46,49 +49,40 @@ class Places:
             to_own = op.subtract(positions, op.unsqueeze(self.own_positions, ints(1)))
             over_prefix = op.logical_and(over_prefix, op.less(to_prefix, ints(window)))
             over_own = op.logical_and(over_own, op.less(to_own, ints(window)))
-        return op.unsqueeze(_additive(over_prefix), ints(2)), op.unsqueeze(_additive(over_own), ints([1, 3]))
+        shape = op.concat([op.shape_of(self.positions, "i32"), _size(self.prefix_positions, 0)], 0)
+        seen = op.concat([op.broadcast(over_prefix, shape), over_own], 2)
+        return op.unsqueeze(op.select(seen, floats(0.0), floats(-1e30)), ints(1))
 
 
-def attend(
-    config: TextConfig, q: Node, k: Node, v: Node, prefix_k: Node, prefix_v: Node, masks: tuple[Node, Node]
-) -> Node:
-    """q [B, S, H, D]; k, v [B, KV, P + S, D]; prefix [KV, T, D] -> [B, S, H * D].
+def behind(prefix: Node, own: Node, new: Node) -> Node:
+    """Keys or values of all that can be seen: [KV, T, D], [B, KV, P, D], [B, KV, S, D] -> [B, KV, T + P + S, D]."""
+    shape = op.concat([_size(new, 0), op.shape_of(prefix, "i32")], 0)
+    return op.concat([op.broadcast(op.unsqueeze(prefix, ints(0)), shape), own, new], 2)
 
-    The softmax of two parts: exponentials of both under their common maximum, divided by the sum of both.
-    """
+
+def attend(config: TextConfig, q: Node, k: Node, v: Node, mask: Node) -> Node:
+    """q [B, S, H, D], scaled; k, v [B, KV, L, D]; mask [B, 1, S, L] -> [B, S, H * D]."""
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    group = heads // kv_heads
-    batch, length = _size(q, 0), _size(q, 1)
-    over_prefix, over_own = masks
-    split = ints([0, 0, kv_heads, group, dim])
-    q = op.reshape(q, split, True)
-    # Against the shared prefix all rows are one matrix: [KV, B * S * group, D] x [KV, D, T].
-    together = op.reshape(_moved(q, (2, 0, 1, 3, 4), kv_heads), ints([kv_heads, -1, dim]), False)
-    to_prefix = op.matmul(together, prefix_k, False, True)
-    by_row = op.concat([ints([kv_heads]), batch, length, ints([group, -1])], 0)
-    to_prefix = op.add(op.reshape(to_prefix, by_row, False), over_prefix)
-    apart = op.reshape(_moved(q, (0, 2, 1, 3, 4), kv_heads), ints([0, kv_heads, -1, dim]), True)
-    of_row = op.concat([batch, ints([kv_heads]), length, ints([group, -1])], 0)
-    to_own = op.add(op.reshape(op.matmul(apart, k, False, True), of_row, False), over_own)
-    most_prefix, most_own = (op.reduce_max(each, ints([-1]), True) for each in (to_prefix, to_own))
-    most = op.maximum(_swapped(most_prefix, kv_heads), most_own)
-    to_prefix = op.exp(op.subtract(to_prefix, _swapped(most, kv_heads)))
-    to_own = op.exp(op.subtract(to_own, most))
-    total = op.add(
-        _swapped(op.reduce_sum(to_prefix, ints([-1]), True), kv_heads), op.reduce_sum(to_own, ints([-1]), True)
-    )
-    flat = op.concat([ints([kv_heads, -1]), _size(prefix_k, 1)], 0)
-    from_prefix = op.matmul(op.reshape(to_prefix, flat, False), prefix_v, False, False)
-    from_prefix = _swapped(op.reshape(from_prefix, by_row, False), kv_heads)
-    own_flat = op.concat([batch, ints([kv_heads, -1]), _size(k, 2)], 0)
-    from_own = op.reshape(op.matmul(op.reshape(to_own, own_flat, False), v, False, False), of_row, False)
-    out = op.divide(op.add(from_prefix, from_own), total)
-    out = _moved(out, (0, 2, 1, 3, 4), kv_heads)
-    return op.reshape(out, op.concat([batch, length, ints([heads * dim])], 0), False)
+    group, length = heads // kv_heads, _size(q, 1)
+    q = swap(q, 1, 2)
+    if kv_heads > 1:
+        # Heads of one group beside each other, groups as rows: a product takes each key once for all of them.
+        q = op.reshape(q, op.concat([ints([-1, group]), length, ints([dim])], 0), False)
+        k, v = (op.reshape(each, op.concat([ints([-1, 1]), _size(each, 2), ints([dim])], 0), False) for each in (k, v))
+        mask = op.broadcast(mask, op.concat([_size(mask, 0), ints([kv_heads]), length, _size(mask, 3)], 0))
+        mask = op.reshape(mask, op.concat([ints([-1, 1]), length, _size(k, 2)], 0), False)
+    seen = op.softmax(op.add(op.matmul(q, k, False, True), mask), -1)
+    out = op.matmul(seen, v, False, False)
+    if kv_heads > 1:
+        out = op.reshape(out, op.concat([ints([-1, heads]), length, ints([dim])], 0), False)
+    return op.reshape(swap(out, 1, 2), ints([0, 0, heads * dim]), True)
 
 
-def _additive(allowed: Node) -> Node:
-    return op.select(allowed, floats(0.0), floats(-1e30))
+def heads_first(x: Node, heads: int) -> Node:
+    """[B, S, KV, D] -> [B, KV, S, D]; with one head it is a matter of the shape alone."""
+    if heads > 1:
+        return swap(x, 1, 2)
+    return op.reshape(x, op.gather(op.shape_of(x, "i32"), ints([0, 2, 1, 3]), ints(0)), False)
 
 
 def _size(x: Node, axis: int) -> Node:
@@ -99,21 +93,3 @@ def _size(x: Node, axis: int) -> Node:
 def _up_to(size: Node) -> Node:
     """int32 [size]: 0 to size - 1."""
     return op.range(ints(0), op.squeeze(size, ints(0)), ints(1), "i32")
-
-
-def _moved(x: Node, order: Sequence[int], heads: int) -> Node:
-    """Axes in this order; with one head among them it is a matter of the shape alone."""
-    if heads > 1:
-        return op.transpose(x, ints(order))
-    shape = op.shape_of(x, "i32")
-    return op.reshape(x, op.gather(shape, ints(order), ints(0)), False)
-
-
-def _swapped(x: Node, heads: int) -> Node:
-    """[KV, B, S, group, n] -> [B, KV, S, group, n], and back."""
-    return _moved(x, (1, 0, 2, 3, 4), heads)
-
-
-def heads_first(x: Node, heads: int) -> Node:
-    """[B, S, KV, D] -> [B, KV, S, D]."""
-    return _moved(x, (0, 2, 1, 3), heads)

@@ -14,7 +14,7 @@ from openvino import opset13 as op
 from tritonguard.errors import BundleError
 
 from engines.checkpoint import Checkpoint, TextConfig
-from engines.local.attention_openvino import Places, attend, heads_first
+from engines.local.attention_openvino import Places, attend, behind, heads_first
 from engines.local.graph_nodes import Node, Stored, floats, ints, model, split_heads, weight
 
 INPUTS = (
@@ -112,7 +112,7 @@ class _Builder:
         config = self._config
         places = Places.of(positions, visible, prefix_keys, prefix_length, own_keys)
         rotary = {full: self._rotary(positions, full=full) for full in (True, False)}
-        masks = {full: places.masks(None if full else config.sliding_window) for full in (True, False)}
+        masks = {full: places.mask(None if full else config.sliding_window) for full in (True, False)}
         x = self._embed(ids, slots, features)
         keys, values = [], []
         last = config.num_hidden_layers - 1
@@ -128,12 +128,11 @@ class _Builder:
                 # What nobody reads is not computed.
                 x, h = (op.gather(each, rows, ints(1), batch_dims=1) for each in (x, h))
                 asking = tuple(op.gather(each, rows, ints(1), batch_dims=1) for each in asking)
-                mask = places.at(rows).masks(None if full else config.sliding_window)
+                mask = places.at(rows).mask(None if full else config.sliding_window)
             q = self._queries(name, h, asking)
-            k, v = (
-                op.concat([_layer(own, layer), new], 2) for own, new in zip((own_keys, own_values), (k, v), strict=True)
-            )
-            h = attend(config, q, k, v, _layer(prefix_keys, layer), _layer(prefix_values, layer), mask)
+            k = behind(_layer(prefix_keys, layer), _layer(own_keys, layer), k)
+            v = behind(_layer(prefix_values, layer), _layer(own_values, layer), v)
+            h = attend(config, q, k, v, mask)
             h = self._linear(f"{name}.self_attn.o_proj", h)
             x = op.add(x, self._norm(f"{name}.post_attention_layernorm", h))
             h = self._norm(f"{name}.pre_feedforward_layernorm", x)

@@ -25,7 +25,7 @@ def measured(name: str, ms: float, *findings: Finding) -> Measured:
 def forms(**ms: float) -> dict[str, Measured]:
     found = {"f32": measured("f32", ms.get("f32", 1600)), "bf16": measured("bf16", ms.get("bf16", 880), MET)}
     found[INT8] = measured(INT8, ms.get("int8", 640), MET)
-    for name in ("int8-sq", "int8-sq-linear"):
+    for name in ("int8-sq", "int8-static"):
         found[name] = measured(name, 500, MISSED)
     return found
 
