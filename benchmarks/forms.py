@@ -41,12 +41,12 @@ from build_scripts.ship import INT8, REFERENCE
 from engines.local.runtime import cpu_name, native_precisions
 
 DEFAULT = [name for name in PROFILES if name != "int8-dynamic-gptq"]
-"""Rounding by inputs takes minutes and gained nothing on the embedded checkpoint, and of the two forms with fixed
-scales one is enough to be refused."""
+"""Rounding by inputs takes minutes and gained nothing on the embedded checkpoint."""
 BATCHES = (1, 8)
 ROUNDS = 7
 LEAST_OVER_BF16, LEAST_OVER_F32 = 1.25, 2.2
 LEAST_REFUSED = 2
+BF16 = "bf16"
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,14 @@ def interval_table(measured: Sequence[Measured]) -> str:
 
 
 def bars(measured: Mapping[str, Measured]) -> list[Bar]:
-    """Of the form that ships, and of the gate."""
-    int8, f32 = measured[INT8], measured[REFERENCE]
-    found = [Bar(f"{INT8}: limits missed", sum(one.met is False for one in int8.findings), most=0)]
-    found.append(Bar(f"{INT8}: times the throughput of f32, batches of 8", int8.rate / f32.rate, least=LEAST_OVER_F32))
-    if "bf16" in measured:
-        over = int8.rate / measured["bf16"].rate
-        found.append(Bar(f"{INT8}: times the throughput of bf16, batches of 8", over, least=LEAST_OVER_BF16))
+    """Of the form that ships, and of the gate. int8 ships where it is the fastest: a CPU may multiply bf16 as fast."""
+    int8, f32, bf16 = measured[INT8], measured[REFERENCE], measured.get(BF16)
+    ships = bf16 if bf16 and bf16.rate >= int8.rate else int8
+    found = [Bar(f"{ships.name}: limits missed", sum(one.met is False for one in ships.findings), most=0)]
+    for other, least in ((f32, LEAST_OVER_F32), (bf16, LEAST_OVER_BF16)):
+        if other and other is not ships:
+            name = f"{ships.name}: times the throughput of {other.name}, batches of 8"
+            found.append(Bar(name, ships.rate / other.rate, least=least))
     refused = sum(bool(one.findings) and not passed(list(one.findings)) for one in measured.values())
     return [*found, Bar("forms that the gate refuses", refused, least=LEAST_REFUSED)]
 

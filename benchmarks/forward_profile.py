@@ -29,7 +29,16 @@ from engines.checkpoint import Checkpoint, TextConfig
 from engines.local.engine_config import EngineConfig
 from engines.local.runtime import COUNTERS, Runtime, cpu_name, runs_with
 
-LINEAR, ATTENTION = "FullyConnected", "MatMul"
+LINEAR, ATTENTION = "linear layers", "attention"
+PRODUCTS = {
+    "FullyConnected": LINEAR,
+    "FullyConnectedCompressed": LINEAR,
+    "LLMMLP": LINEAR,
+    "MatMul": ATTENTION,
+    "Subgraph": ATTENTION,
+}
+"""Of OpenVINO's kinds. LLMMLP has the activation between its products in it; Subgraph is the whole of attention, or an
+elementwise chain where the plugin keeps the products of attention apart."""
 REST = "less than 1 %"
 WARM_UPS = 2
 
@@ -57,24 +66,25 @@ class Profile:
     @property
     def products(self) -> float:
         """Share of matrix products."""
-        return sum(part.share for part in self.parts if part.kind.split()[0] in (LINEAR, ATTENTION))
+        return sum(part.share for part in self.parts if part.kind.split()[0] in PRODUCTS)
 
 
 def parts_of(operations: Sequence[tuple[str, str, float]], counted: Mapping[str, float]) -> list[Part]:
     """By kind and kernel, the longest first; kinds below one hundredth as one. operations: see `Runtime.operations`.
-    counted: 10^9 operations of a pass by kind, spread over its kernels by their time."""
+    counted: 10^9 operations of a pass by LINEAR and ATTENTION, spread over their kernels by their time."""
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for kind, kernel, ms in operations:
         times[kind, kernel].append(ms)
     total = sum(ms for _, _, ms in operations)
-    by_kind = {kind: sum(ms for each, _, ms in operations if each == kind) for kind in counted}
+    by_product = {name: sum(ms for kind, _, ms in operations if PRODUCTS.get(kind) == name) for name in counted}
     parts, rest = [], list[float]()
     for (kind, kernel), each in sorted(times.items(), key=lambda item: -sum(item[1])):
         ms = sum(each)
         if ms < total / 100:
             rest += each
             continue
-        gops = counted[kind] / (by_kind[kind] / 1e3) if kind in counted else float("nan")
+        product = PRODUCTS.get(kind, "")
+        gops = counted[product] / (by_product[product] / 1e3) if product in counted else float("nan")
         parts.append(Part(f"{kind} ({kernel})", len(each), ms, ms / total, gops))
     if rest:
         parts.append(Part(REST, len(rest), sum(rest), sum(rest) / total, float("nan")))

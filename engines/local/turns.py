@@ -23,6 +23,8 @@ from engines.local.tree import Past, Tree, padded_length
 Pick = Callable[[Sequence[Row]], list[Row]]
 """Of all rows, those that share the next pass of one kind."""
 Turn = Callable[[Sequence[Row]], None]
+_PATIENCE, _MOST_PATIENCE_S = 0.05, 0.03
+"""Of the time of a pass, and at most, that the next one waits for those who were answered by it."""
 
 
 class Turns:
@@ -42,6 +44,7 @@ class Turns:
         self._stacks: dict[int, tuple[list[Row], Stack]] = {}
         self._others: list[tuple[Pick, Turn]] = [(_unseen, self._see), (_long, self._read_on), (_short, self._go_on)]
         self._first_is_next = True
+        self._answered, self._patient_until = 0, 0.0
         self._led = False
         self._counts = Counter[str](passes=0, pass_rows=0, pass_tokens=0, padding_tokens=0)
         self._changed = threading.Condition()
@@ -50,6 +53,7 @@ class Turns:
         """Returns when all of these are done. One of the threads that wait here runs the passes for all."""
         with self._changed:
             self._arrived += rows
+            self._changed.notify_all()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._led or all(row.done for row in rows))
@@ -70,6 +74,7 @@ class Turns:
 
     def _turn(self) -> None:
         with self._changed:
+            self._gather()
             # Stable: of one priority, in the order in which they stand.
             self._rows = sorted([*self._rows, *self._arrived], key=lambda row: -row.job.priority)
             self._arrived.clear()
@@ -89,6 +94,14 @@ class Turns:
             for row in rows:
                 row.fail(error)
         self._leave()
+
+    def _gather(self) -> None:
+        """Those who were answered together come back together, one after the other: a moment of patience is cheaper
+        than a pass for the first of them alone."""
+        if not any(row.context is not None for row in self._rows):
+            patience_s = self._patient_until - time.monotonic()
+            self._changed.wait_for(lambda: len(self._rows) + len(self._arrived) >= self._answered, max(patience_s, 0.0))
+        self._answered = 0
 
     def _leave(self) -> None:
         """Forget rows that are done, and tell those who wait for them."""
@@ -129,7 +142,11 @@ class Turns:
 
     def _begin(self, rows: Sequence[Row]) -> None:
         """First steps behind one prefix."""
+        began = time.monotonic()
         self._read(self._prefix(rows), rows)
+        ended = time.monotonic()
+        self._answered = sum(row.done for row in rows)
+        self._patient_until = ended + min(_PATIENCE * (ended - began), _MOST_PATIENCE_S)
 
     def _read_on(self, rows: Sequence[Row]) -> None:
         """The next piece of a long prompt, or its last one."""

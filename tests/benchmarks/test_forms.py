@@ -44,6 +44,15 @@ def test_all_bars_can_be_met_and_each_can_be_missed() -> None:
     assert [bar.name for bar in bars(lenient) if not bar.met] == ["forms that the gate refuses"]
 
 
+def test_where_bfloat16_is_as_fast_it_ships_and_is_held_to_the_bars() -> None:
+    assert [bar.name for bar in bars(forms(bf16=600))] == [
+        "bf16: limits missed",
+        "bf16: times the throughput of f32, batches of 8",
+        "forms that the gate refuses",
+    ]
+    assert not bars(forms(bf16=600) | {"bf16": measured("bf16", 600, MISSED)})[0].met
+
+
 def test_a_cpu_without_bfloat16_is_not_held_to_it() -> None:
     without = {name: one for name, one in forms().items() if name != "bf16"}
     assert len(bars(without)) == 3
