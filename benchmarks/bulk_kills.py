@@ -179,7 +179,7 @@ def _served(url: str | None, bundle: Path, log: Path) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    with TritonServer(ServerSettings(bundle, http_port=0, grpc_port=0, metrics_port=0, log=log)) as server:
+    with TritonServer(ServerSettings(bundle, log=log)) as server:
         yield server.endpoints.grpc
 
 

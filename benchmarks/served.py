@@ -169,7 +169,7 @@ def connected(url: str | None, bundle: Path) -> Iterator[Guard]:
     """A client of the server at `url` (host:port); None: of one that serves `bundle` meanwhile."""
     with ExitStack() as stack:
         if url is None:
-            settings = ServerSettings(bundle, http_port=0, grpc_port=0, metrics_port=0)
+            settings = ServerSettings(bundle)
             url = stack.enter_context(TritonServer(settings)).endpoints.grpc
         yield stack.enter_context(Guard(url, deadline_s=DEADLINE_S))
 

@@ -90,9 +90,6 @@ def soak(args: argparse.Namespace, folder: Path) -> tuple[list[Sample], Counts]:
     """Serve and ask for as long as `args` says; memory over time, and what was answered."""
     settings = ServerSettings(
         bundle=args.bundle,
-        http_port=0,
-        grpc_port=0,
-        metrics_port=0,
         log=folder / "triton.log",
         policies=PolicySwitches(folder=ROOT / "policies"),
     )

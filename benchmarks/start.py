@@ -49,7 +49,7 @@ class Start:
 
 def start(bundle: Path, log: Path) -> Start:
     """Start a server, ask it once, stop it. Raises LaunchError, and RuntimeError where it gives no verdict."""
-    settings = ServerSettings(bundle, http_port=0, grpc_port=0, metrics_port=0, log=log)
+    settings = ServerSettings(bundle, log=log)
     began = time.monotonic()
     with TritonServer(settings) as server:
         ready = time.monotonic()

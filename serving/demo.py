@@ -44,9 +44,6 @@ def main(argv: Sequence[str] | None = None, *, console: Console | None = None) -
     with tempfile.TemporaryDirectory(prefix="tritonguard-demo-") as folder:
         settings = ServerSettings(
             bundle=args.bundle,
-            http_port=0,
-            grpc_port=0,
-            metrics_port=0,
             log=args.log or Path(folder) / "triton.log",
             policies=PolicySwitches(folder=POLICIES),
         )

@@ -1,6 +1,6 @@
 """A real Triton server as a context manager.
 
-    settings = ServerSettings(bundle=Path("build/bundle"), http_port=0, grpc_port=0, metrics_port=0)
+    settings = ServerSettings(bundle=Path("build/bundle"))
     with TritonServer(settings) as server, Guard(server.endpoints.grpc, tls=server.tls) as guard:
         ...
 
@@ -61,9 +61,9 @@ class ServerSettings:
     bundle: Path
     model_repository: Path = MODEL_REPOSITORY
     host: str = "127.0.0.1"
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
     http: bool = True
     tls: TlsFiles | None = None
     log: Path | None = None

@@ -76,9 +76,6 @@ def served(run: Run, name: str) -> Iterator[TritonServer]:
     """A running server of this process; its log is `<name>.log` of the run's folder."""
     settings = ServerSettings(
         bundle=run.bundle,
-        http_port=0,
-        grpc_port=0,
-        metrics_port=0,
         log=run.folder / f"{name}.log",
         policies=PolicySwitches(folder=run.policies),
     )

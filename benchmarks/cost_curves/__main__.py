@@ -104,9 +104,6 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="tritonguard-curves-") as folder:
             settings = ServerSettings(
                 bundle=args.bundle,
-                http_port=0,
-                grpc_port=0,
-                metrics_port=0,
                 log=Path(folder) / "triton.log",
                 policies=PolicySwitches(folder=ROOT / "policies"),
             )

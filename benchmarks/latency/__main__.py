@@ -144,9 +144,6 @@ def _deployment(args: argparse.Namespace) -> Iterator[Sequence[str]]:
         return
     settings = ServerSettings(
         args.bundle,
-        http_port=0,
-        grpc_port=0,
-        metrics_port=0,
         log=args.log,
         policies=PolicySwitches(folder=POLICIES),
     )

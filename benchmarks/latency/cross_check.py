@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
             analyzer = Analyzer.installed(args.environment)
             url = args.url
             if url is None:
-                settings = ServerSettings(args.bundle, http_port=0, grpc_port=0, metrics_port=0, log=args.log)
+                settings = ServerSettings(args.bundle, log=args.log)
                 url = stack.enter_context(TritonServer(settings)).endpoints.grpc
             compared = compare(analyzer, url, args.concurrencies, rounds=args.rounds, requests=args.requests)
     except (GuardError, LaunchError, OSError, subprocess.SubprocessError) as error:

@@ -72,9 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         plan = plan_of(args.workload, extent.requests, args.bundle)
         bundle = Bundle.open(args.bundle)
-        settings = ServerSettings(
-            args.bundle, http_port=0, grpc_port=0, metrics_port=0, log=args.log, queue=max(extent.concurrencies)
-        )
+        settings = ServerSettings(args.bundle, log=args.log, queue=max(extent.concurrencies))
         with TritonServer(settings) as server, Bare(bundle, [one.request for one in plan]) as bare:
             added, ways = asyncio.run(measure(bare, server.endpoints.grpc, plan, extent))
     except (GuardError, CorpusError, LaunchError) as error:

@@ -41,7 +41,7 @@ class ServedGenAi:
         """Raises LaunchError."""
         began = time.perf_counter()
         os.environ[VARIABLE] = json.dumps({**message["settings"], "packages": self._packages})
-        served = ServerSettings(self._bundle, REPOSITORY, http_port=0, grpc_port=0, metrics_port=0)
+        served = ServerSettings(self._bundle, REPOSITORY)
         server = self._resources.enter_context(TritonServer(served))
         self._client = self._grpc.InferenceServerClient(server.endpoints.grpc)
         self._resources.callback(self._client.close)

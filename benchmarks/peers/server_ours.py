@@ -96,7 +96,7 @@ class Servers:
     def _started(self, bundle: Path) -> Guard:
         if self._guard is None:
             queue = max(self._most, DEFAULT_QUEUE)
-            settings = ServerSettings(bundle, http_port=0, grpc_port=0, metrics_port=0, queue=queue)
+            settings = ServerSettings(bundle, queue=queue)
             server = self._resources.enter_context(TritonServer(settings))
             # A second try would hide an error, and its time would be the first one's.
             self._guard = self._resources.enter_context(Guard(server.endpoints.grpc, retries=Retries(attempts=1)))

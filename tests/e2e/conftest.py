@@ -44,9 +44,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(bundle: Path, server_log: Path, policies: Path) -> Iterator[TritonServer]:
     switches = PolicySwitches(folder=policies)
-    settings = ServerSettings(
-        bundle=bundle, http_port=0, grpc_port=0, metrics_port=0, log=server_log, policies=switches
-    )
+    settings = ServerSettings(bundle=bundle, log=server_log, policies=switches)
     with TritonServer(settings) as running:
         yield running
         # Whatever was sent, nothing hangs: a request without a response would run into the exit timeout.

@@ -101,8 +101,6 @@ def test_mutual_tls_without_http(bundle: Path, tmp_path: Path) -> None:
         bundle=bundle,
         http=False,
         http_port=1,  # nobody may have it: not asked for
-        grpc_port=0,
-        metrics_port=0,
         tls=TlsFiles(paths["cert"], paths["key"], paths["ca"]),
         log=tmp_path / "log",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -99,6 +100,18 @@ def test_images_alone_are_never_safe(guard: Guard) -> None:
     allowed = guard.check("", images=[picture()], policy=Policy(on_error="allow"))
     assert allowed.allowed
     assert allowed.on_error_applied
+
+
+def test_a_verdict_does_not_wait_for_the_reasoning_of_others(guard: Guard) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        thinking = [pool.submit(guard.check, f"{UNSAFE_TEXT} ({number})", mode=Mode.THINK) for number in range(8)]
+        time.sleep(0.05)
+        quick = guard.check(SAFE_TEXT)
+        still_thinking = [each for each in thinking if not each.done()]
+        labels = [each.result().label for each in thinking]
+    assert quick.label.user_safety is Safety.SAFE
+    assert still_thinking
+    assert all(label.reasoning for label in labels)
 
 
 def test_a_think_in_flight_ends_at_its_deadline_and_the_server_goes_on(guard: Guard) -> None:

@@ -82,9 +82,7 @@ def refusing(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     (repository / "guard" / "config.pbtxt").write_text(REFUSING_CONFIG)
     (repository / "guard" / "1" / "model.py").write_text(REFUSING_MODEL)
     log = tmp_path_factory.mktemp("refusing-log") / "triton.log"
-    settings = ServerSettings(
-        bundle=bundle, model_repository=repository, http_port=0, grpc_port=0, metrics_port=0, log=log
-    )
+    settings = ServerSettings(bundle=bundle, model_repository=repository, log=log)
     with TritonServer(settings) as running:
         yield running
 

@@ -22,9 +22,6 @@ def strict(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
     settings = ServerSettings(
         bundle=bundle,
         model_repository=MODEL_REPOSITORY,
-        http_port=0,
-        grpc_port=0,
-        metrics_port=0,
         log=folder / "triton.log",
         policies=PolicySwitches(folder=folder, floor="built-in", callers=False),
     )

@@ -57,9 +57,6 @@ def settings(tmp_path: Path) -> ServerSettings:
     (tmp_path / "bundle" / "manifest.json").write_text("{}")
     return ServerSettings(
         bundle=tmp_path / "bundle",
-        http_port=0,
-        grpc_port=0,
-        metrics_port=0,
         log=tmp_path / "triton.log",
         ready_timeout_s=30.0,
         exit_timeout_s=1,
