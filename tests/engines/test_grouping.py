@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.local.grouping import LEAST_HALF, LEAST_USED, MOST_OF_ALL, halves, nearest, size_class
+from engines.local.grouping import LEAST_HALF, MOST_OF_ALL, OVERHEAD, halves, nearest, size_class
 
 
 @pytest.mark.parametrize(
@@ -15,10 +15,16 @@ from engines.local.grouping import LEAST_HALF, LEAST_USED, MOST_OF_ALL, halves, 
         ([150], [0]),
         ([150, 150, 150], [0, 1, 2]),
         ([150, 900, 160, 155], [0, 2, 3]),
-        ([900, 150, 860, 160], [0, 2]),
+        ([900, 150, 890, 160], [0, 2]),
+        ([900, 150, 860, 160], [0]),
         ([5000, 150, 160], [0]),
         ([150] * 12, list(range(8))),
         ([400] * 12, list(range(5))),
+        ([150, 152, 170, 230], [0, 1]),
+        ([150, 152, 155, 230], [0, 1, 2]),
+        ([150, 152, 250], [0, 1]),
+        ([250, 150, 152], [0]),
+        ([10, 30, 30], [0, 1, 2]),
     ],
 )
 def test_the_first_goes_with_those_nearest_in_length(lengths: list[int], chosen: list[int]) -> None:
@@ -32,7 +38,9 @@ def test_a_pass_keeps_its_limits_whatever_waits(lengths: list[int], most_rows: i
     assert len(set(chosen)) == len(chosen) <= max(1, most_rows)
     padded = len(chosen) * max(lengths[index] for index in chosen)
     assert len(chosen) == 1 or padded <= most_tokens
-    assert sum(lengths[index] for index in chosen) >= LEAST_USED * padded
+    # Nobody would be cheaper alone, the first among them.
+    own = sum(lengths[index] for index in chosen)
+    assert (OVERHEAD + padded) / own <= (OVERHEAD + lengths[0]) / lengths[0]
 
 
 @given(st.integers(1, 100_000), st.integers(1, 100_000))
