@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
+import os
+import platform
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -58,6 +62,26 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.3f}"
     return str(value).replace("|", "\\|")
+
+
+def origin(module: str, arguments: Sequence[str], *, precision: str | None, revision: str) -> dict[str, str]:
+    """Where a figure comes from: the command, the moment (UTC), the machine and what was measured on it."""
+    return {
+        "command": f"`{shlex.join(['python', '-m', module, *arguments])}`",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": this_machine(),
+        "bundle": f"{precision}, `{revision}`",
+    }
+
+
+def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Its processor and how many of them."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} CPUs"
 
 
 def write_json(path: Path, values: object) -> None:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -31,11 +29,10 @@ from benchmarks.cost_curves.curves import length_costs, policies_costs, throughp
 from benchmarks.cost_curves.report import Curves, document, plots
 from benchmarks.latency.loops import asking
 from benchmarks.latency.mix import Mix
-from benchmarks.latency.result import this_machine
 from benchmarks.latency.stages import Statistics
 from benchmarks.latency.texts import Texts, Tokens
 from benchmarks.latency.workload import FOLDER, read_workload
-from benchmarks.report import write_json
+from benchmarks.report import origin, write_json
 from benchmarks.soak_memory import measure
 from build_scripts.calibration import SHIPPED
 from build_scripts.parity_corpus import read_corpus
@@ -113,12 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     except (GuardError, LaunchError, RuntimeError, ValueError) as error:
         print(f"cost_curves: {error}", file=sys.stderr)
         return 2
-    facts = {
-        "command": f"`{' '.join(['python -m benchmarks.cost_curves', shlex.join(arguments)]).strip()}`",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": this_machine(),
-        "bundle": f"{bundle.precision}, `{bundle.revision}`",
-    }
+    facts = origin("benchmarks.cost_curves", arguments, precision=bundle.precision, revision=bundle.revision)
     drawn = plots(curves)
     told = document(curves, facts, list(drawn) if args.out else [])
     print(told)

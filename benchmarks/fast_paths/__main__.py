@@ -17,10 +17,7 @@ reference. Exit 1 where one is missed. --out FOLDER keeps the plain answers too:
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
 import random
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,13 +39,12 @@ from benchmarks.held_out import load_replies, load_split, parity_rows, some
 from benchmarks.latency.mix import Mix
 from benchmarks.latency.texts import Texts
 from benchmarks.latency.workload import read_workload
-from benchmarks.report import Bar, markdown, write_json
+from benchmarks.report import Bar, markdown, origin, write_json
 from build_scripts.calibration import SHIPPED
 from build_scripts.parity_corpus import Row, read_corpus
 from build_scripts.parity_gate import Finding, ThresholdsError, load_profile, passed
 from engines.bundle import OPENVINO, Bundle, open_engine
 from engines.local.passes import Passes
-from engines.local.runtime import cpu_name
 from engines.protocol import Answer
 from engines.scheduler import Scheduler
 
@@ -131,13 +127,9 @@ def judged(
     return [], compare.gate(pairs, load_profile(args.profile))
 
 
-def document(bundle: Bundle, found: Found, command: str, requests: int) -> str:
+def document(bundle: Bundle, found: Found, arguments: Sequence[str], requests: int) -> str:
     """The run in Markdown."""
-    facts = {
-        "command": f"`{command}`",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "CPU": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores",
-        "bundle": f"{bundle.precision}, `{bundle.revision}`",
+    facts = origin("benchmarks.fast_paths", arguments, precision=bundle.precision, revision=bundle.revision) | {
         "asked": f"{requests} requests, {len(found.compared)} prompts",
     }
     flights = [(f"{least}-{least + 7}", sum(found.in_flight.get(n, 0) for n in range(least, least + 8)))
@@ -204,12 +196,11 @@ def main(argv: list[str] | None = None) -> int:
         found = run(bundle, graphs, scheduler, requests, asking, args)
     finally:
         scheduler.close()
-    command = f"python -m benchmarks.fast_paths {shlex.join(arguments)}".strip()
-    told = document(bundle, found, command, args.requests)
+    told = document(bundle, found, arguments, args.requests)
     print(told)
     if args.out is not None:
         (args.out / "fast_paths.md").write_text(told + "\n", encoding="utf-8")
-        values = {"command": command, "cpu": cpu_name(), "bundle": bundle.revision, "precision": bundle.precision}
+        values = origin("benchmarks.fast_paths", arguments, precision=bundle.precision, revision=bundle.revision)
         write_json(args.out / "fast_paths.json", {**values, **vars(found), "met": found.met})
     return 0 if found.met else 1
 

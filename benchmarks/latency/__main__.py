@@ -42,13 +42,13 @@ from benchmarks.latency.loops import asking
 from benchmarks.latency.mix import Mix
 from benchmarks.latency.plots import plots
 from benchmarks.latency.report import all_notes, document, grids, table
-from benchmarks.latency.result import Origin, Result, this_machine
+from benchmarks.latency.result import Origin, Result
 from benchmarks.latency.stages import Statistics
 from benchmarks.latency.sweep import Findings, Sweep
 from benchmarks.latency.texts import Texts
 from benchmarks.latency.verdicts import OWN, Judged, read_reference
 from benchmarks.latency.workload import FOLDER, read_workload
-from benchmarks.report import markdown, write_json
+from benchmarks.report import markdown, this_machine, write_json
 from build_scripts.parity_corpus import CorpusError, read_corpus
 from engines.manifest import sha256_file
 from serving.errors import LaunchError

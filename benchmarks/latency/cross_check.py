@@ -43,8 +43,7 @@ from benchmarks.latency.arguments import above_zero, callers
 from benchmarks.latency.figures import Latency
 from benchmarks.latency.loops import VERDICT, Log, Sample, asking, closed_loop
 from benchmarks.latency.mix import Planned, key_of
-from benchmarks.latency.result import this_machine
-from benchmarks.report import Bar, markdown, write_json
+from benchmarks.report import Bar, markdown, this_machine, write_json
 from serving.errors import LaunchError
 from serving.launch import ENSEMBLE, ServerSettings, TritonServer
 

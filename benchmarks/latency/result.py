@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.latency.figures import Point
@@ -46,13 +43,3 @@ class Result:
     def of(cls, origin: Origin, findings: Findings, *, interrupted: bool) -> Result:
         revisions = sorted(findings.revisions, key=str)
         return cls(origin, findings.points, findings.limit, revisions, findings.verdicts, interrupted)
-
-
-def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Its processor and how many of them."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} CPUs"

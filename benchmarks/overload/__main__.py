@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import os
 import random
-import shlex
 import sys
 import tempfile
 import time
@@ -36,12 +34,11 @@ from benchmarks.chaos.report import say
 from benchmarks.chaos.server import ROOT
 from benchmarks.chaos.texts import Known, at_rest, new_mark
 from benchmarks.chaos.wire import CHANNEL_OPTIONS, INFER, Wire
-from benchmarks.latency.result import this_machine
 from benchmarks.latency.schedule import poisson
 from benchmarks.overload.calls import CONCURRENCY, Caller, flood, measure_capacity
 from benchmarks.overload.judgement import CALM, Found, Phase, found, latency, phases, schedule
 from benchmarks.overload.report import document, plots, values
-from benchmarks.report import write_json
+from benchmarks.report import origin, write_json
 from benchmarks.soak_memory import Sample, Sampler, measure, plot
 from engines.bundle import Bundle
 from serving.errors import LaunchError
@@ -132,11 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     except (GuardError, LaunchError, RuntimeError) as error:
         print(f"overload: {error}", file=sys.stderr)
         return 2
-    facts = {
-        "command": f"`{' '.join(['python -m benchmarks.overload', shlex.join(arguments)]).strip()}`",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": this_machine(),
-        "bundle": f"{bundle.precision}, `{bundle.revision}`",
+    facts = origin("benchmarks.overload", arguments, precision=bundle.precision, revision=bundle.revision) | {
         "queue, deadline": f"{args.queue} requests, {max(one.deadline_s for one in result.answers):.1f} s",
     }
     drawn = {**plots(run, result.answers), "overload-memory.svg": plot(samples, result.memory.line)}

@@ -35,7 +35,6 @@ from tritonguard.request import GuardRequest, Mode
 
 from benchmarks.latency.arguments import callers
 from benchmarks.latency.mix import Mix, Planned
-from benchmarks.latency.result import this_machine
 from benchmarks.latency.stages import Statistics, between
 from benchmarks.latency.texts import Texts
 from benchmarks.latency.workload import FOLDER, read_workload
@@ -43,7 +42,7 @@ from benchmarks.path.bare import Bare, Run
 from benchmarks.path.clocked import Served
 from benchmarks.path.figures import Added, Way
 from benchmarks.path.report import Result, document, tables
-from benchmarks.report import write_json
+from benchmarks.report import this_machine, write_json
 from build_scripts.calibration import SHIPPED
 from build_scripts.parity_corpus import CorpusError, read_corpus
 from engines.bundle import Bundle
