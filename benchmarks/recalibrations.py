@@ -3,8 +3,9 @@
     python -m benchmarks.recalibrations --form int8-dynamic-gptq --count 5 --pool ../shared/data/train_pool
 
 Each recalibration draws other rows of the calibration file. The reports are written in the form of
-`build_scripts.parity --json`, and the limits that `build_scripts.parity_limits` sets from them are printed: this is
-where the figures of build_scripts/parity_thresholds.yaml come from.
+`build_scripts.parity --json`, of held-out prompts and of the prompts of this release, and the limits that
+`build_scripts.parity_limits` sets from them are printed: this is where the figures of
+build_scripts/parity_thresholds.yaml come from, `default` and `smoke`.
 """
 
 from __future__ import annotations
@@ -21,19 +22,22 @@ from tritonguard.errors import GuardError
 
 from benchmarks.held_out import load_split, parity_rows
 from benchmarks.report import markdown
-from build_scripts import calibration, parity_limits
+from build_scripts import calibration, parity_corpus, parity_limits
 from build_scripts.openvino.compile import compile_bundle
 from build_scripts.openvino.profiles import PROFILES
 from build_scripts.openvino.quantize import quantize
 from build_scripts.parity import compare
-from build_scripts.parity_corpus import CorpusError, Row
+from build_scripts.parity_corpus import CorpusError, Row, read_corpus
 from build_scripts.parity_gate import load_profile
 from build_scripts.parity_limits import CeilingError, LimitsError, Recalibration, limits_of
 from build_scripts.parity_reading import Reading, Side
 from build_scripts.parity_report import to_json
 from build_scripts.parity_sides import BundleSide
 from build_scripts.progress import Steps
+from engines.manifest import sha256_file
 
+LEAST_ROWS, LEAST_GROUP_ROWS = 300, 80
+"""Of a held-out corpus that may be judged, and of a language in it; of the prompts of this release, all."""
 CEILINGS = {"flip_share": 0.01, "low_flip_share": 0.10, "drift_share": 0.04, "f1_distance": 0.005}
 """The bars of what ships: no recalibration may pass them, and no limit is looser."""
 
@@ -61,8 +65,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rows = parity_rows(load_split(args.pool, args.adapter), args.rows)
         sha256 = hashlib.sha256(json.dumps([[row.id, row.request.prompt] for row in rows]).encode()).hexdigest()
+        corpora = {
+            "default": (rows, "held-out prompts", sha256),
+            "smoke": (read_corpus(), parity_corpus.SHIPPED.name, sha256_file(parity_corpus.SHIPPED)),
+        }
         args.out.mkdir(parents=True, exist_ok=True)
-        reports: list[Recalibration] = []
+        reports: dict[str, list[Recalibration]] = {name: [] for name in corpora}
         steps.next(f"{len(rows)} held-out prompts, {args.reference} against {args.count} recalibrations")
         with closing(Remembered(BundleSide.load(args.reference))) as reference:
             a: Side = reference
@@ -72,26 +80,35 @@ def main(argv: list[str] | None = None) -> int:
                 graph = quantize(args.checkpoint, args.out / "graph", form, calibrated_on=drawn)
                 bundle = compile_bundle(args.checkpoint, args.out / "bundle", quantized=graph, precision=args.precision)
                 with closing(BundleSide.load(bundle)) as b:
-                    report = compare(a, b, rows, load_profile("default"), corpus="held-out prompts", sha256=sha256)
-                path = args.out / f"{form.name}-{seed}.json"
-                path.write_text(to_json(report), encoding="utf-8")
-                reports.append(Recalibration.parse(path.read_text(encoding="utf-8"), path.name))
-                whole = reports[-1].whole
-                print(
-                    f"  seed {seed}: {whole.flips} flips, drift {100 * whole.drift_share:.2f} % of the spread",
-                    flush=True,
-                )
+                    for name, (asked, corpus, digest) in corpora.items():
+                        report = compare(a, b, asked, load_profile(name), corpus=corpus, sha256=digest)
+                        path = args.out / f"{form.name}-{seed}-{name}.json"
+                        path.write_text(to_json(report), encoding="utf-8")
+                        reports[name].append(Recalibration.parse(path.read_text(encoding="utf-8"), path.name))
+                        whole = reports[name][-1].whole
+                        drift = f"drift {100 * whole.drift_share:.2f} % of the spread"
+                        print(f"  seed {seed}, {corpus}: {whole.flips} flips, {drift}", flush=True)
     except (GuardError, CorpusError, LimitsError, ValueError, OSError) as error:
         print(f"recalibrations: {error}", file=sys.stderr)
         return 2
-    names = tuple(parity_limits.JUDGED)
-    print(markdown(("recalibration", *names), [(one.name, *(getattr(one.whole, n) for n in names)) for one in reports]))
+    figures = tuple(parity_limits.JUDGED)
+    for name, found in reports.items():
+        told = [(one.name, *(getattr(one.whole, figure) for figure in figures)) for one in found]
+        print(f"\n{markdown((name, *figures), told)}")
     try:
-        profile = limits_of(reports, "default", ceilings=CEILINGS)
+        default = limits_of(
+            reports["default"],
+            "default",
+            ceilings=CEILINGS,
+            least_rows=LEAST_ROWS,
+            least_group_rows=LEAST_GROUP_ROWS,
+        )
+        smoke = limits_of(reports["smoke"], "smoke", least_group_rows=len(corpora["smoke"][0]))
     except (LimitsError, CeilingError) as error:
         print(f"recalibrations: {error}", file=sys.stderr)
         return 1
-    print("\n" + parity_limits.to_yaml(profile, reports))
+    for profile in (default, smoke):
+        print("\n" + parity_limits.to_yaml(profile, reports[profile.name]))
     return 0
 
 

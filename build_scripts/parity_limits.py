@@ -11,9 +11,10 @@ The reports are of one checkpoint in one form, calibrated with other seeds or on
 one corpus. What these differ by is what calibration alone does; more is a bundle with a fault.
 
 The rule, for each figure: the limit is mean + 3 standard deviations (of the sample) or 1.25 times the worst, whichever
-is looser, and at least one row of the corpus beyond the worst for what is a share of rows (F1: what one choice moves);
-what is to be high (category_*) is taken as its distance to 1. Rounded to three digits, to the looser side. A ceiling is
-never passed: a limit that would be looser is the ceiling, and an honest recalibration beyond it is an error.
+is looser, and at least one row beyond the worst for what is a share of rows (F1: what one choice moves), a row of the
+smallest corpus that may be judged (--least-rows; the reports' own where not said); what is to be high (category_*) is
+taken as its distance to 1. Rounded to three digits, to the looser side. A ceiling is never passed: a limit that would
+be looser is the ceiling, and an honest recalibration beyond it is an error.
 
 By mode and by language the same, over all groups with enough rows: one limit for all, the loosest that any needs.
 """
@@ -116,9 +117,11 @@ def limits_of(
     *,
     ceilings: Mapping[str, float] | None = None,
     least_group_rows: int = 100,
+    least_rows: int | None = None,
 ) -> Profile:
     """The profile that these recalibrations set.
 
+    least_rows: of a corpus that may be judged; None: as many as these reports have.
     ceilings: by figure ("flip_share") or scope and figure ("mode.flip_share"), each within its figure's range.
     least_group_rows: rows that a mode or language needs to be judged apart. Raises LimitsError, CeilingError.
     """
@@ -126,13 +129,17 @@ def limits_of(
     ceilings = ceilings or {}
     if any(not 0.0 <= ceiling < math.inf for ceiling in ceilings.values()):
         raise LimitsError("a ceiling is a number of at least 0")
+    compared = reports[0].whole.compared
+    least_rows = least_rows or compared
     limits: dict[str, tuple[Limit, ...]] = {}
     for scope, figures in SCOPES.items():
         groups = [[one.groups[key] for one in reports] for key in reports[0].groups if key[0] == scope]
+        smallest = least_rows / compared
         if scope != "all":
             groups = [group for group in groups if group[0].compared >= least_group_rows]
+            smallest = least_group_rows / min((group[0].compared for group in groups), default=1)
         set_here = [
-            _limit(figure, series, ceilings.get(_place(scope, figure)), _place(scope, figure))
+            _limit(figure, series, ceilings.get(_place(scope, figure)), _place(scope, figure), smallest)
             for figure in figures
             if (series := [group for group in groups if _is_judged(figure, group[0])])
         ]
@@ -141,7 +148,7 @@ def limits_of(
     judged = {_place(scope, limit.figure) for scope, found in limits.items() for limit in found}
     if unused := sorted(set(ceilings) - judged):
         raise LimitsError(f"a ceiling on {', '.join(unused)}; these reports set limits on {', '.join(sorted(judged))}")
-    return Profile(name, reports[0].whole.compared, least_group_rows, limits)
+    return Profile(name, least_rows, least_group_rows, limits)
 
 
 def check(reports: Sequence[Recalibration]) -> None:
@@ -192,8 +199,10 @@ def to_yaml(profile: Profile, reports: Sequence[Recalibration]) -> str:
     return "\n".join(about) + "\n" + yaml.safe_dump({"profiles": {profile.name: values}}, sort_keys=False)
 
 
-def _limit(figure: str, series: Sequence[Sequence[Figures]], ceiling: float | None, place: str) -> Limit:
-    """series: of each group, the figures of all recalibrations."""
+def _limit(
+    figure: str, series: Sequence[Sequence[Figures]], ceiling: float | None, place: str, smallest: float
+) -> Limit:
+    """series: of each group, the figures of all recalibrations. smallest: a corpus that may be judged, over theirs."""
     counted = JUDGED[figure]
     worst = needed = 0.0
     for group in series:
@@ -204,7 +213,7 @@ def _limit(figure: str, series: Sequence[Sequence[Figures]], ceiling: float | No
         rows = min(getattr(one, counted) for one in group) if counted else 0
         # One choice moves F1 = 2 TP / (said + known) by (2 - F1) / (said + known + 1); taken as labelled choices.
         weight = 2.0 - min(one.f1_a for one in group) if figure == "f1_distance" else 1.0
-        unit = weight / rows if rows else 0.0
+        unit = weight / (rows * smallest) if rows else 0.0
         worst, needed = max(worst, *distances), max(needed, headroom(distances, unit))
     needed = _rounded_up(min(needed, 1.0) if counted else needed)
     if ceiling is not None:
@@ -265,6 +274,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("reports", nargs="+", type=Path, metavar="REPORT.json", help=f"of `parity --json`, at least {LEAST_REPORTS}")
+    add("--least-rows", type=int, metavar="N", help="of a corpus that may be judged (as many as these reports have)")
     add("--name", required=True, help="of the profile that is printed: default, smoke or your own")
     add(
         "--ceiling",
@@ -276,11 +286,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--least-group-rows", type=int, default=100, metavar="N", help="rows of a group that is judged (%(default)s)")
     args = parser.parse_args(argv)
-    if args.least_group_rows < 1:
-        parser.error("--least-group-rows is at least 1")
+    if min(args.least_group_rows, args.least_rows or 1) < 1:
+        parser.error("--least-rows and --least-group-rows are at least 1")
     try:
         reports = [Recalibration.parse(path.read_text(encoding="utf-8"), path.name) for path in args.reports]
-        profile = limits_of(reports, args.name, ceilings=dict(args.ceiling), least_group_rows=args.least_group_rows)
+        profile = limits_of(
+            reports,
+            args.name,
+            ceilings=dict(args.ceiling),
+            least_group_rows=args.least_group_rows,
+            least_rows=args.least_rows,
+        )
     except (LimitsError, OSError, UnicodeDecodeError) as error:
         print(f"parity_limits: {error}", file=sys.stderr)
         return USAGE

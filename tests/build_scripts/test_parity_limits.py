@@ -92,6 +92,14 @@ def test_a_share_of_rows_has_room_for_one_more_row_than_the_worst() -> None:
     assert most(limits_of(flipped, "p"), "flip_share") == 0.5
 
 
+def test_the_row_more_is_one_of_the_smallest_corpus_that_may_be_judged() -> None:
+    fewer = limits_of(drifted(), "p", least_rows=2)
+    assert (fewer.least_rows, most(fewer, "flip_share")) == (2, 0.5)
+    grouped = limits_of(drifted(), "p", least_rows=2, least_group_rows=1)
+    assert {most(grouped, "flip_share", scope) for scope in ("mode", "language")} == {1.0}
+    assert most(limits_of(drifted(), "p", least_group_rows=4), "flip_share", "mode") == 0.25
+
+
 def test_what_the_corpus_does_not_ask_gets_no_limit() -> None:
     figures = {limit.figure for limit in limits_of(drifted(), "p").limits["all"]}
     assert figures == {"flip_share", "low_flip_share", "drift_share", "kl_mean", "shift_mean_abs"}
