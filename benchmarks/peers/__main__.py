@@ -37,7 +37,7 @@ from benchmarks.peers.machine import LEAST_SHARE, Peaks, Share, operations_of, s
 from benchmarks.peers.pool import Children
 from benchmarks.peers.protocol import Child, PeerError
 from benchmarks.peers.question import Question
-from benchmarks.peers.roster import GENAI, LLAMA, PEERS, Peer, ours, peer
+from benchmarks.peers.roster import GENAI, LLAMA, PEERS, Peer, ours, peer, turning
 from benchmarks.peers.rounds import Measured, entrants, measure
 from benchmarks.peers.sweep import Kind, Sweep, kind_name, measured_by, sweep
 from benchmarks.peers.texts import OwnTexts, PoolTexts
@@ -171,7 +171,9 @@ def measure_all(args: argparse.Namespace, bundle: Bundle, result: Result) -> Non
             one = peer(name, exports)
             peers[name] = (one, None)
             if args.sweep and not one.once:
-                result.sweeps[name] = swept(children, one, questions, min(args.requests, SWEEP_REQUESTS))
+                result.sweeps[name] = swept(
+                    children, turning(one, args.knobs), questions, min(args.requests, SWEEP_REQUESTS)
+                )
                 peers[name] = (one, result.sweeps[name])
         for workload in args.workloads:
             say(f"{workload.name}: {args.rounds} rounds")
@@ -213,6 +215,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         default=24,
         help=f"of each engine in a round; at least {PER_WORKER} for each worker (%(default)s)",
     )
+    parser.add_argument("--knobs", help="comma-separated, the only ones that sweeps turn, weights for one (all)")
     parser.add_argument("--no-sweep", dest="sweep", action="store_false", help="peers run at their first settings")
     parser.add_argument(
         "--quick", action="store_true", help=f"no sweep, {QUICK_ROUNDS} round of {QUICK_REQUESTS} requests or more"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,17 @@ def peer(name: str, exports: Exports) -> Peer:
     if name == GENAI:
         return Peer(name, "benchmarks.peers.genai", python, genai_knobs(exports))
     return Peer(name, "benchmarks.peers.llama", python, llama_knobs(exports))
+
+
+def turning(one: Peer, names: str | None) -> Peer:
+    """The peer with all knobs but these (comma-separated) fixed at their first values. Raises ValueError where it has
+    none of them; None: all of its own."""
+    if names is None:
+        return one
+    wanted = set(names.split(","))
+    if not wanted & one.knobs.keys():
+        raise ValueError(f"{one.name} has none of the knobs {names}: {', '.join(one.knobs)}")
+    return replace(one, knobs={name: values if name in wanted else values[:1] for name, values in one.knobs.items()})
 
 
 def genai_knobs(exports: Exports) -> dict[str, Sequence[Any]]:

@@ -22,7 +22,7 @@ from benchmarks.peers.machine import Peaks, operations_of, shares
 from benchmarks.peers.protocol import PeerError
 from benchmarks.peers.question import CHECK, PLAIN, TRICK, Question, Trick
 from benchmarks.peers.report import plot, ratio_table, warnings, workload_table
-from benchmarks.peers.roster import FLOOR, GENAI, LLAMA, Peer, Setting, child_settings
+from benchmarks.peers.roster import FLOOR, GENAI, LLAMA, Peer, Setting, child_settings, turning
 from benchmarks.peers.rounds import FLOOR_QUESTIONS, Measured, entrants, measure, turned
 from benchmarks.peers.sweep import KINDS, Kind, sweep
 from benchmarks.peers.texts import OwnTexts, length_at, parts
@@ -361,6 +361,15 @@ def test_the_text_model_alone_has_the_whole_models_tensors_under_its_own_names(t
     name = "layers.0.mlp.up_proj.weight"
     assert np.array_equal(text.raw(f"model.{name}"), whole.stored(name))
     assert text_config(whole.config)["architectures"] == ["Gemma3ForCausalLM"]
+
+
+def test_a_sweep_may_turn_a_few_knobs_alone() -> None:
+    one = Peer("engine", "module", Path("python"), {"weights": ("a", "b"), "streams": (1, 2)})
+    assert turning(one, None) is one
+    assert turning(one, "weights").knobs == {"weights": ("a", "b"), "streams": (1,)}
+    assert turning(one, "weights").start == one.start
+    with pytest.raises(ValueError, match="engine has none of the knobs threads: weights, streams"):
+        turning(one, "threads")
 
 
 def test_settings_become_what_each_child_is_started_with(tmp_path: Path) -> None:
