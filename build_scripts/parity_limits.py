@@ -114,7 +114,6 @@ class Recalibration:
 def limits_of(
     reports: Sequence[Recalibration],
     name: str,
-    *,
     ceilings: Mapping[str, float] | None = None,
     least_group_rows: int = 100,
     least_rows: int | None = None,
@@ -290,13 +289,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--least-rows and --least-group-rows are at least 1")
     try:
         reports = [Recalibration.parse(path.read_text(encoding="utf-8"), path.name) for path in args.reports]
-        profile = limits_of(
-            reports,
-            args.name,
-            ceilings=dict(args.ceiling),
-            least_group_rows=args.least_group_rows,
-            least_rows=args.least_rows,
-        )
+        profile = limits_of(reports, args.name, dict(args.ceiling), args.least_group_rows, args.least_rows)
     except (LimitsError, OSError, UnicodeDecodeError) as error:
         print(f"parity_limits: {error}", file=sys.stderr)
         return USAGE
