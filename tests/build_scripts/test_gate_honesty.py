@@ -21,6 +21,7 @@ from build_scripts.parity_limits import Recalibration, limits_of
 from build_scripts.parity_report import Report, to_json
 from build_scripts.parity_sides import BundleSide
 from engines.checkpoint import TensorFile
+from engines.local.runtime import multiplies_int8
 from engines.manifest import extra_of, read_manifest, sha256_file, write_manifest
 
 SETTING, OTHERS = range(12), range(12, 22)
@@ -101,6 +102,9 @@ def test_ten_other_recalibrations_pass(gate: Gate) -> None:
     assert not refused
 
 
+@pytest.mark.skipif(
+    not multiplies_int8(), reason="with seven-bit weights the honest drift of so small a model hides this fault"
+)
 def test_scales_from_the_last_two_tokens_of_each_row_are_refused(gate: Gate, tmp_path: Path) -> None:
     report = gate.judged(quantized(gate.checkpoint, tmp_path, seed=0, keep_last=2))
     assert {"drift_share", "kl_mean", "shift_mean_abs"} <= missed(report)
