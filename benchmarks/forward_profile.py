@@ -10,7 +10,6 @@ as one pass on all threads, and cut in two that run at the same time on half of 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import defaultdict
@@ -27,7 +26,7 @@ from benchmarks.report import markdown, write_json
 from build_scripts.openvino.pass_times import PREFIX, SUFFIX, Form, halves_at_once, short_requests
 from engines.checkpoint import Checkpoint, TextConfig
 from engines.local.engine_config import EngineConfig
-from engines.local.runtime import COUNTERS, Runtime, cpu_name, runs_with
+from engines.local.runtime import COUNTERS, Runtime, can_cut, cpu_name
 
 LINEAR, ATTENTION = "linear layers", "attention"
 PRODUCTS = {
@@ -137,8 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         how = EngineConfig.read(args.bundle)
         profiles = profile(args.bundle, how, batches, args.rounds)
         even = [batch for batch in batches if batch % 2 == 0]
-        can_cut = runs_with(how.arithmetic, threads=len(os.sched_getaffinity(0)) // 2)
-        cut = halves_at_once(Form(args.bundle, how), batches=even, rounds=args.rounds) if can_cut else []
+        cut = (
+            halves_at_once(Form(args.bundle, how), batches=even, rounds=args.rounds) if can_cut(how.arithmetic) else []
+        )
     except (BundleError, ValueError) as error:
         parser.error(str(error))
     print(f"\n{cpu_name()}, arithmetic {how.arithmetic}, {PREFIX} tokens kept and {SUFFIX} new ones of each request\n")
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [(part.kind, part.count, part.ms, f"{part.share:.1%}", part.gops) for part in each.parts]
         print(markdown(("operation (kernel)", "count", "ms", "share", "10^9 operations/s"), rows), "\n")
     rows_cut = [(each.batch, each.one_pass, each.two_halves, each.gain) for each in cut]
-    if can_cut:
+    if can_cut(how.arithmetic):
         print(markdown(("batch", "one pass, requests/s", "two halves at once", "ratio"), rows_cut))
     else:
         print(f"half of the threads can't compute {how.arithmetic} on this CPU: batches are not cut")

@@ -47,9 +47,14 @@ class Job:
     priority: int = 0
 
     @property
+    def own_length(self) -> int:
+        """Ids behind the prefix, of which there is at least one: a pass needs a query."""
+        return len(self.ids) - min(self.prefix_length, len(self.ids) - 1)
+
+    @property
     def split(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The ids of the prefix, and those behind it, of which there is at least one: a pass needs a query."""
-        cut = min(self.prefix_length, len(self.ids) - 1)
+        """The ids of the prefix, and those behind it."""
+        cut = len(self.ids) - self.own_length
         return tuple(self.ids[:cut].tolist()), tuple(self.ids[cut:].tolist())
 
 

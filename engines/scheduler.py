@@ -44,7 +44,7 @@ class _Entry:
     def __post_init__(self) -> None:
         self.deadline_ns = min((job.deadline_ns for job in self.jobs if job.deadline_ns is not None), default=None)
         self.slow = any(isinstance(segment, FreeText) for job in self.jobs for segment in job.program.segments)
-        self.work = sum(len(job.split[1]) for job in self.jobs)
+        self.work = sum(job.own_length for job in self.jobs)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -152,7 +152,7 @@ class Scheduler:
 
     def _comes_too_late(self, entry: _Entry) -> bool:
         before = [each for each in self._waiting if each.rank < entry.rank]
-        if not any(not other.slow for other in self._here(before)):
+        if all(other.slow for other in self._here(before)):
             self._since_ns = time.monotonic_ns()
         entry.ahead, entry.since_ns = self._work_before(before) + entry.work, self._since_ns
         return entry.deadline_ns is not None and self._done_ns(before, entry.work, slow=entry.slow) > entry.deadline_ns

@@ -12,7 +12,6 @@ this kind of machine: a CPU without that arithmetic refuses it.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +35,7 @@ from engines.checkpoint import Checkpoint
 from engines.local import attention_openvino, forward_openvino, graph_nodes, head_openvino, runtime, vision_openvino
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS
 from engines.local.engine_config import PRECISIONS, EngineConfig
-from engines.local.runtime import GRAPH, VISION_GRAPH, cpu_name, native_precisions, runs_with, save_compiled
+from engines.local.runtime import GRAPH, VISION_GRAPH, can_cut, cpu_name, native_precisions, save_compiled
 from engines.manifest import is_current, read_manifest, verify_files, write_manifest
 
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -61,7 +60,7 @@ def compile_bundle(
     quantized: the folder of the text graph that `quantize` made of this checkpoint; None: the checkpoint's as it is.
     precision: one of PRECISIONS, of the arithmetic; None: the quantized form's, or else measured. streams: see
     `EngineConfig`; None: 2 where that is faster by LEAST_GAIN on this machine, else 1. Always 1 where half of the
-    threads can't compute it (`runs_with`).
+    threads can't compute it (`can_cut`).
 
     Raises BundleError, and leaves `out` as it was: no checkpoint, files missing or changed in it, a text graph that is
     not whole, of another checkpoint or made by other code, or a file that can't be read or written.
@@ -117,9 +116,9 @@ def compile_bundle(
         chosen = precision or min(measured, key=lambda name: measured[name])
         if measured:
             print("  " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in measured.items()) + f": {chosen}")
-        can_cut = runs_with(chosen, threads=len(os.sched_getaffinity(0)) // 2)
-        gain = measure_halves(folder, EngineConfig(chosen, group_size)) if can_cut and streams is None else None
-        cut = (streams or (2 if gain is not None and gain >= LEAST_GAIN else 1)) if can_cut else 1
+        wanted = streams if can_cut(chosen) else 1
+        gain = None if wanted else measure_halves(folder, EngineConfig(chosen, group_size))
+        cut = wanted or (2 if gain is not None and gain >= LEAST_GAIN else 1)
         EngineConfig(chosen, group_size, cut).write(folder)
         for each in range(1, cut + 1):
             save_compiled(folder / GRAPH, precision=chosen, group_size=group_size, streams=each)

@@ -61,6 +61,11 @@ def runs_with(precision: str, *, threads: int) -> bool:
     return threads > 1 or precision != "bf16" or not has_amx()
 
 
+def can_cut(precision: str) -> bool:
+    """Whether half of the threads may compute a graph, so that two passes can run at once."""
+    return runs_with(precision, threads=_cores() // 2)
+
+
 def multiplies_int8() -> bool:
     """Whether this CPU sums int8 products in int32 (VNNI, AMX). Without it OpenVINO leaves the inputs of int8 weights
     float, and sums of fixed-scale products can overflow."""
