@@ -59,8 +59,9 @@ def test_a_bundle_says_form_arithmetic_and_machine(source: Path, int8: Path, tmp
 
 def test_the_arithmetic_is_measured_where_the_form_names_none(source: Path, int8: Path, tmp_path: Path) -> None:
     manifest = read_manifest(compile_bundle(source, tmp_path / "b", quantized=int8))
-    assert set(manifest["measured_ms"]) == set(native_precisions())
-    assert manifest["arithmetic"] == min(native_precisions(), key=lambda name: manifest["measured_ms"][name])
+    measured = manifest["measured_ms"]
+    assert set(measured) == set(native_precisions())
+    assert measured[manifest["arithmetic"]] == min(measured.values())  # rounded, two may be equal
     assert EngineConfig.read(tmp_path / "b").arithmetic == manifest["arithmetic"]
 
 
