@@ -115,6 +115,6 @@ def short_requests(folder: Path, batch: int) -> dict[str, npt.NDArray[Any]]:
     states = generator.standard_normal(
         (2, config.num_hidden_layers, config.num_key_value_heads, PREFIX, config.head_dim), np.float32
     )
-    trees = [Tree(tuple(generator.integers(0, config.vocab_size, SUFFIX).tolist())) for _ in range(batch)]
+    trees = [Tree(tuple(generator.integers(0, config.vocab_size, SUFFIX).tolist()), last=True) for _ in range(batch)]
     length = padded_length(trees)
     return pass_inputs(Context(PREFIX, *states), trees, candidates=[0, 1], image_token=-1, length=length)

@@ -1,4 +1,4 @@
-"""Attention of the OpenVINO forward: over one prefix that all rows share, each row's own past, and the pass itself.
+"""Attention of the OpenVINO forward: over a prefix that rows share, each row's own past, and the pass itself.
 
 Keys of the three stand behind each other, the prefix once for each row: copying them costs a hundredth of a pass, and
 product, mask, softmax and product in a row are what the plugin takes for one operation.
@@ -17,7 +17,7 @@ from engines.local.graph_nodes import Node, floats, ints, swap
 @dataclass(frozen=True)
 class Places:
     """Where the tokens stand and what they see. positions int32 [B, S]; visible boolean [B, S, P + S]; own_positions
-    int32 [B, P + S]; prefix_positions int32 [T]; prefix_seen boolean [1, 1, T]."""
+    int32 [B, P + S]; prefix_positions int32 [T]; prefix_seen boolean [B, 1, T]."""
 
     positions: Node
     visible: Node
@@ -26,10 +26,11 @@ class Places:
     prefix_seen: Node
 
     @classmethod
-    def of(cls, positions: Node, visible: Node, prefix_keys: Node, prefix_length: Node, own_keys: Node) -> Places:
-        prefix_positions, own = _up_to(_size(prefix_keys, 2)), _up_to(_size(own_keys, 3))
+    def of(cls, positions: Node, visible: Node, prefix_keys: Node, prefix_lengths: Node, own_keys: Node) -> Places:
+        """prefix_lengths int32 [B]; the others as `build_graph` has them."""
+        prefix_positions, own = _up_to(_size(prefix_keys, 3)), _up_to(_size(own_keys, 3))
         own = op.broadcast(op.unsqueeze(own, ints(0)), op.concat([_size(positions, 0), _size(own_keys, 3)], 0))
-        seen = op.unsqueeze(op.less(prefix_positions, prefix_length), ints([0, 1]))
+        seen = op.less(prefix_positions, op.unsqueeze(prefix_lengths, ints([1, 2])))
         return cls(positions, visible, op.concat([own, positions], 1), prefix_positions, seen)
 
     def at(self, rows: Node) -> Places:
@@ -52,12 +53,6 @@ class Places:
         shape = op.concat([op.shape_of(self.positions, "i32"), _size(self.prefix_positions, 0)], 0)
         seen = op.concat([op.broadcast(over_prefix, shape), over_own], 2)
         return op.unsqueeze(op.select(seen, floats(0.0), floats(-1e30)), ints(1))
-
-
-def behind(prefix: Node, own: Node, new: Node) -> Node:
-    """Keys or values of all that can be seen: [KV, T, D], [B, KV, P, D], [B, KV, S, D] -> [B, KV, T + P + S, D]."""
-    shape = op.concat([_size(new, 0), op.shape_of(prefix, "i32")], 0)
-    return op.concat([op.broadcast(op.unsqueeze(prefix, ints(0)), shape), own, new], 2)
 
 
 def attend(config: TextConfig, q: Node, k: Node, v: Node, mask: Node) -> Node:

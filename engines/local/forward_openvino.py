@@ -14,7 +14,7 @@ from openvino import opset13 as op
 from tritonguard.errors import BundleError
 
 from engines.checkpoint import Checkpoint, TextConfig
-from engines.local.attention_openvino import Places, attend, behind, heads_first
+from engines.local.attention_openvino import Places, attend, heads_first
 from engines.local.graph_nodes import Node, Stored, floats, ints, model, split_heads, weight
 
 INPUTS = (
@@ -23,13 +23,15 @@ INPUTS = (
     "visible",
     "prefix_keys",
     "prefix_values",
-    "prefix_length",
+    "prefix_lengths",
+    "prefix_of",
     "own_keys",
     "own_values",
     "rows",
     "candidates",
     "slots",
     "features",
+    "kept",
 )
 OUTPUTS = ("logits", "keys", "values", "hidden")
 EMBEDDING = "embed_tokens"
@@ -49,32 +51,34 @@ def build_graph(checkpoint: Checkpoint, weights: Weights = lambda name, stored: 
     stands for the matrices of the linear layers; as they are stored if not said. A layer's product has its name,
     "layers.0.mlp.down_proj" for one. Raises BundleError: tensors missing, or of other sizes than config.json says.
 
-    Inputs: ids, positions int32 [B, S]; prefix_keys, prefix_values float32 [layers, kv heads, T, head dim], of which
-    all rows see the first prefix_length int32 [1], at positions from 0 on; own_keys, own_values float32 [layers, B,
-    kv heads, P, head dim], each row's own past, at positions from 0 on; visible boolean [B, S, P + S], what of its
-    past and of the pass itself a token sees; rows int32 [B, N]; candidates int32 [C]; slots int32 [B, S], -1 for a text
-    token, k >= 0 for an image token whose vector is row k of features float32 [F, hidden], F >= 1 (one unused
-    row when there is no image). T, P >= 1: one key that nothing sees stands for none. Outputs: logits float32 [B, N,
-    C]; keys, values float32 [layers, B, kv heads, S, head dim]; hidden float32 [B, N, hidden], the normed states that
-    the logits are read from. Behind the last layer's keys and values only what `rows` names is computed.
+    Inputs: ids, positions int32 [B, S]; prefix_keys, prefix_values float32 [layers, G, kv heads, T, head dim], of which
+    a row sees the one that prefix_of int32 [B] names, as much of it as prefix_lengths int32 [G] says, at positions from
+    0 on; own_keys, own_values float32 [layers, B, kv heads, P, head dim], each row's own past, at positions from 0 on;
+    visible boolean [B, S, P + S], what of its past and of the pass itself a token sees; rows int32 [B, N]; candidates
+    int32 [C]; slots int32 [B, S], -1 for a text token, k >= 0 for an image token whose vector is row k of features
+    float32 [F, hidden], F >= 1 (one unused row when there is no image). T, P >= 1: one key that nothing sees stands for
+    none. Outputs: logits float32 [B, N, C]; keys, values float32 [layers, K, kv heads, S, head dim], of the rows that
+    kept int32 [K] names, none perhaps; hidden float32 [B, N, hidden], the normed states that the logits are read from.
+    Behind the last layer's keys and values only what `rows` names is computed.
     """
     graph = _Builder(checkpoint, weights)
     config = checkpoint.text_config
-    state = [config.num_hidden_layers, config.num_key_value_heads, -1, config.head_dim]
-    own = [state[0], -1, *state[1:]]
+    states = [config.num_hidden_layers, -1, config.num_key_value_heads, -1, config.head_dim]
     shapes: dict[str, tuple[list[int], Type]] = {
         "ids": ([-1, -1], Type.i32),
         "positions": ([-1, -1], Type.i32),
         "visible": ([-1, -1, -1], Type.boolean),
-        "prefix_keys": (state, Type.f32),
-        "prefix_values": (state, Type.f32),
-        "prefix_length": ([1], Type.i32),
-        "own_keys": (own, Type.f32),
-        "own_values": (own, Type.f32),
+        "prefix_keys": (states, Type.f32),
+        "prefix_values": (states, Type.f32),
+        "prefix_lengths": ([-1], Type.i32),
+        "prefix_of": ([-1], Type.i32),
+        "own_keys": (states, Type.f32),
+        "own_values": (states, Type.f32),
         "rows": ([-1, -1], Type.i32),
         "candidates": ([-1], Type.i32),
         "slots": ([-1, -1], Type.i32),
         "features": ([-1, config.hidden_size], Type.f32),
+        "kept": ([-1], Type.i32),
     }
     inputs = {name: op.parameter(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()}
     try:
@@ -101,28 +105,32 @@ class _Builder:
         visible: Node,
         prefix_keys: Node,
         prefix_values: Node,
-        prefix_length: Node,
+        prefix_lengths: Node,
+        prefix_of: Node,
         own_keys: Node,
         own_values: Node,
         rows: Node,
         candidates: Node,
         slots: Node,
         features: Node,
+        kept: Node,
     ) -> tuple[Node, Node, Node, Node]:
         config = self._config
-        places = Places.of(positions, visible, prefix_keys, prefix_length, own_keys)
+        lengths = op.gather(prefix_lengths, prefix_of, ints(0))
+        places = Places.of(positions, visible, prefix_keys, lengths, own_keys)
         rotary = {full: self._rotary(positions, full=full) for full in (True, False)}
         masks = {full: places.mask(None if full else config.sliding_window) for full in (True, False)}
         x = self._embed(ids, slots, features)
         keys, values = [], []
+        kv_heads = config.num_key_value_heads
         last = config.num_hidden_layers - 1
         for layer in range(config.num_hidden_layers):
             name = f"layers.{layer}"
             full = layer in config.full_attention_layers
             h = self._norm(f"{name}.input_layernorm", x)
             k, v = self._states(name, h, rotary[full])
-            keys.append(k)
-            values.append(v)
+            keys.append(op.gather(k, kept, ints(0)))
+            values.append(op.gather(v, kept, ints(0)))
             asking, mask = rotary[full], masks[full]
             if layer == last:
                 # What nobody reads is not computed.
@@ -130,8 +138,11 @@ class _Builder:
                 asking = tuple(op.gather(each, rows, ints(1), batch_dims=1) for each in asking)
                 mask = places.at(rows).mask(None if full else config.sliding_window)
             q = self._queries(name, h, asking)
-            k = behind(_layer(prefix_keys, layer), _layer(own_keys, layer), k)
-            v = behind(_layer(prefix_values, layer), _layer(own_values, layer), v)
+            prefix_k, prefix_v = (
+                op.gather(_layer(each, layer), prefix_of, ints(0)) for each in (prefix_keys, prefix_values)
+            )
+            k = op.concat([prefix_k, _layer(own_keys, layer), heads_first(k, kv_heads)], 2)
+            v = op.concat([prefix_v, _layer(own_values, layer), heads_first(v, kv_heads)], 2)
             h = attend(config, q, k, v, mask)
             h = self._linear(f"{name}.self_attn.o_proj", h)
             x = op.add(x, self._norm(f"{name}.post_attention_layernorm", h))
@@ -145,12 +156,11 @@ class _Builder:
         return op.matmul(read, scored, False, True), _stack(keys), _stack(values), read
 
     def _states(self, name: str, h: Node, rotary: Rotary) -> tuple[Node, Node]:
-        """Keys and values [B, KV, S, D] of a layer's normed input [B, S, hidden]."""
+        """Keys and values [B, S, KV, D] of a layer's normed input [B, S, hidden]."""
         heads, dim = self._config.num_key_value_heads, self._config.head_dim
         k = split_heads(self._linear(f"{name}.self_attn.k_proj", h), heads, dim)
         v = split_heads(self._linear(f"{name}.self_attn.v_proj", h), heads, dim)
-        k = _rotate(self._norm(f"{name}.self_attn.k_norm", k), rotary, dim)
-        return heads_first(k, heads), heads_first(v, heads)
+        return _rotate(self._norm(f"{name}.self_attn.k_norm", k), rotary, dim), v
 
     def _queries(self, name: str, h: Node, rotary: Rotary) -> Node:
         """Scaled queries [B, S, heads, D] of a layer's normed input [B, S, hidden]."""
@@ -188,8 +198,8 @@ class _Builder:
         exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
         frequencies = (1.0 / base**exponents / factor).astype(np.float32)
         angles = op.multiply(op.unsqueeze(op.convert(positions, "f32"), ints([2, 3])), op.constant(frequencies))
-        angles = op.concat([angles, angles], -1)
-        return op.cos(angles), op.sin(angles)
+        cos, sin = op.cos(angles), op.sin(angles)
+        return op.concat([cos, cos], -1), op.concat([sin, sin], -1)
 
 
 def _rotate(x: Node, rotary: Rotary, dim: int) -> Node:
@@ -204,5 +214,7 @@ def _layer(states: Node, layer: int) -> Node:
     return op.gather(states, ints(layer), ints(0))
 
 
-def _stack(nodes: Sequence[Node]) -> Node:
-    return op.concat([op.unsqueeze(node, ints(0)) for node in nodes], 0)
+def _stack(states: Sequence[Node]) -> Node:
+    """[K, S, KV, D] of each layer -> [layers, K, KV, S, D]."""
+    stacked = op.concat([op.unsqueeze(each, ints(0)) for each in states], 0)
+    return op.transpose(stacked, ints([0, 1, 3, 2, 4]))

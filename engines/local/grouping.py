@@ -7,6 +7,8 @@ from collections.abc import Sequence
 MOST_ROWS = 8
 MOST_TOKENS = 2048
 """Of a pass, padding included: its time is its tokens', and whoever comes meanwhile waits for its end."""
+MOST_PREFIX = 1024
+"""Tokens of a prefix whose rows share passes with those of others, for which MOST_ROWS of them are kept once more."""
 CHUNK = 1024
 """A longer prompt is read in passes of about so many tokens, others between them."""
 LEAST_HALF = 128

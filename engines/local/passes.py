@@ -21,6 +21,7 @@ from engines.local.engine_config import EngineConfig
 from engines.local.grouping import CHUNK, halves
 from engines.local.head_openvino import HeadRuntime
 from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime, refuse_foreign
+from engines.local.shared import Shared
 from engines.local.tree import Past, Tree, padded_length, pass_inputs
 
 Pair = tuple[Runtime, Runtime]
@@ -30,13 +31,17 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """Of one row: logits float32 [ends, C], keys and values float32 [layers, kv heads, S, head dim], hidden float32
-    [ends, hidden]. Views that the next pass overwrites."""
+    """Of one row: logits float32 [ends, C]; hidden float32 [ends, hidden]; states, keys and values float32 [layers, kv
+    heads, S, head dim] each, None where the tree was its row's last. Views that the next pass overwrites."""
 
     logits: FloatArray
-    keys: FloatArray
-    values: FloatArray
     hidden: FloatArray
+    states: tuple[FloatArray, FloatArray] | None
+
+    @property
+    def kept(self) -> tuple[FloatArray, FloatArray]:
+        assert self.states is not None, "something goes on behind a last tree"
+        return self.states
 
 
 class Passes:
@@ -93,19 +98,19 @@ class Passes:
             pair=partial(_load_pair, folder, how) if how.streams == 2 and len(os.sched_getaffinity(0)) > 1 else None,
         )
 
-    def run(self, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
-        """One pass over trees behind one context or each behind its own; logits of the candidates at their ends.
-
-        Behind one context a batch may be cut in two that run at once.
+    def run(self, past: Past | Context, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
+        """One pass over trees behind what `past` says, a context that all share for one; logits of the candidates at
+        their ends. Where no row has a past of its own, a batch may be cut in two that run at once.
         """
-        parts = halves([tree.length for tree in trees]) if self._pair and isinstance(past, Context) else None
-        if parts is None or self._pair is None:
+        past = Shared.one(past, len(trees)) if isinstance(past, Context) else past
+        parts = halves([tree.length for tree in trees]) if self._pair and isinstance(past, Shared) else None
+        if parts is None or self._pair is None or not isinstance(past, Shared):
             results = self._pass(self._runtime, past, trees, candidates)
             self._begin_pair()
             return results
-        first, second = ([trees[index] for index in part] for part in parts)
-        other = self._beside.submit(self._pass, self._pair[1], past, second, candidates)
-        results = [*self._pass(self._pair[0], past, first, candidates), *other.result()]
+        first, second = ((past.at(part), [trees[index] for index in part]) for part in parts)
+        other = self._beside.submit(self._pass, self._pair[1], *second, candidates)
+        results = [*self._pass(self._pair[0], *first, candidates), *other.result()]
         places = [*parts[0], *parts[1]]
         return [results[places.index(index)] for index in range(len(trees))]
 
@@ -119,7 +124,9 @@ class Passes:
         length = padded_length(trees)
         inputs = pass_inputs(past, trees, candidates=candidates, image_token=self.image_token, length=length)
         logits, keys, values, hidden = runtime.run(**inputs)
-        return [Result(logits[row], keys[:, row], values[:, row], hidden[row]) for row in range(len(trees))]
+        places = {int(row): place for place, row in enumerate(inputs["kept"])}
+        states = {row: (keys[:, place], values[:, place]) for row, place in places.items()}
+        return [Result(logits[row], hidden[row], states.get(row)) for row in range(len(trees))]
 
     def _begin_pair(self) -> None:
         if self._make_pair is not None and self._pair_thread is None:
@@ -145,9 +152,9 @@ class Passes:
         while pieces := tree.cut(CHUNK, self.image_token):
             piece, tree = pieces
             [result] = self.run(context, [piece], [0])
-            context = context.extended(result.keys, result.values, range(piece.length))
+            context = context.extended(*result.kept, range(piece.length))
         [result] = self.run(context, [tree], [0])
-        return context.extended(result.keys, result.values, range(tree.length))
+        return context.extended(*result.kept, range(tree.length))
 
     def read(self, context: Context, ids: Sequence[int], candidates: Sequence[int]) -> tuple[Context, FloatArray]:
         """The longer context, and logits float32 [C] of the candidates behind the last id."""
@@ -168,7 +175,7 @@ class Passes:
     def _step(self, context: Context, ids: Sequence[int], candidates: Sequence[int]) -> tuple[Context, Result]:
         tree = Tree(tuple(ids))
         [result] = self.run(context, [tree], candidates)
-        return context.extended(result.keys, result.values, range(tree.length)), result
+        return context.extended(*result.kept, range(tree.length)), result
 
 
 def _load_pair(folder: Path, how: EngineConfig) -> Pair:

@@ -63,7 +63,8 @@ class Shape:
         branches: tuple[tuple[int, ...], ...] | None = None,
     ) -> Tree:
         """The pass that reads every choice: unread ids, and behind them these branches; None: `branches()`."""
-        return Tree(tuple(unread), self.branches() if branches is None else branches, features)
+        branches = self.branches() if branches is None else branches
+        return Tree(tuple(unread), branches, features, last=self.names is None)
 
 
 def _take(segments: list[Segment], kind: type[Kind]) -> Kind | None:

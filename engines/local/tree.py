@@ -15,19 +15,22 @@ import numpy.typing as npt
 
 from engines.checkpoint import FloatArray
 from engines.local.context import Context
+from engines.local.shared import Shared
 from engines.local.stack import Stack
 
-Past = Context | Stack
-"""What a pass goes on behind: one context that all its rows share, or one of its own for each row."""
+Past = Shared | Stack
+"""What the rows of a pass go on behind: prefixes that they share, or one of its own for each row."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """trunk, branches: token ids. features: float32 [F, hidden], one row for each image token of the trunk."""
+    """trunk, branches: token ids. features: float32 [F, hidden], one row for each image token of the trunk. last:
+    nothing is read behind it, so that nobody needs its keys and values."""
 
     trunk: tuple[int, ...]
     branches: tuple[tuple[int, ...], ...] = ()
     features: FloatArray | None = None
+    last: bool = False
 
     @property
     def length(self) -> int:
@@ -65,16 +68,26 @@ class Tree:
 
 
 def pass_inputs(
-    past: Past, trees: Sequence[Tree], *, candidates: Sequence[int], image_token: int, length: int | None = None
+    past: Past | Context,
+    trees: Sequence[Tree],
+    *,
+    candidates: Sequence[int],
+    image_token: int,
+    length: int | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """The forward's inputs for trees behind one context, or each behind its own: rows are padded on the right, where
-    nobody looks, to this length, or to the longest of them.
+    """The forward's inputs for trees behind a context that all share, or as `Past` has it: rows are padded on the
+    right, where nobody looks, to this length, or to the longest of them.
 
-    `rows` are each tree's ends; a tree with fewer ends than another reads its first one again.
+    `rows` are each tree's ends; a tree with fewer ends than another reads its first one again. `kept` are the trees
+    that are not the last of their rows.
     """
     count, length = len(trees), length or max(tree.length for tree in trees)
-    shared, own = (past, Stack.empty(past, count)) if isinstance(past, Context) else (past.nothing, past)
-    starts = own.lengths if isinstance(past, Stack) else [past.length] * count
+    if isinstance(past, Stack):
+        shared, own = Shared.one(past.nothing, count), past
+    else:
+        shared = Shared.one(past, count) if isinstance(past, Context) else past
+        own = Stack.empty(shared.context(0), count)
+    starts = shared.lengths[shared.places] + own.lengths
     most_ends = max(len(tree.ends) for tree in trees)
     ids = np.zeros((count, length), np.int32)
     positions = np.empty((count, length), np.int32)
@@ -113,11 +126,13 @@ def pass_inputs(
         "visible": visible,
         "prefix_keys": shared.keys,
         "prefix_values": shared.values,
-        "prefix_length": np.array([shared.length], np.int32),
+        "prefix_lengths": shared.lengths,
+        "prefix_of": shared.places,
         "own_keys": own.keys,
         "own_values": own.values,
         "rows": rows,
         "candidates": np.asarray(candidates, np.int32),
+        "kept": np.array([row for row, tree in enumerate(trees) if not tree.last], np.int32),
     }
     if features:
         inputs |= {"slots": slots, "features": np.concatenate(features)}

@@ -7,15 +7,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from engines.local.context import Context
-from engines.local.grouping import CHUNK, MOST_ROWS, SHORT, nearest, size_class
+from engines.local.grouping import CHUNK, MOST_PREFIX, MOST_ROWS, SHORT, nearest, size_class
 from engines.local.image_cache import ImageCache
 from engines.local.passes import Passes, Result
 from engines.local.prefix_cache import PrefixCache
 from engines.local.row import Row
+from engines.local.shared import Shared, Shelf
 from engines.local.stack import Stack
 from engines.local.steps import Seen
 from engines.local.tree import Past, Tree, padded_length
@@ -30,9 +32,9 @@ _PATIENCE, _MOST_PATIENCE_S = 0.05, 0.03
 class Turns:
     """Thread-safe. Rows may join between any two passes.
 
-    There are four kinds of passes: first steps of rows that share a prefix, in one batch; images; the next piece of a
-    long prompt; and short steps of rows that go on (lists, reasoning), each behind its own past. Behind each batch of
-    first steps comes one pass of another kind, if any waits, and behind that the next batch.
+    There are four kinds of passes: first steps of rows behind their policies' prefixes, in one batch; images; the next
+    piece of a long prompt; and short steps of rows that go on (lists, reasoning), each behind its own past. Behind each
+    batch of first steps comes one pass of another kind, if any waits, and behind that the next batch.
     """
 
     def __init__(self, passes: Passes, prefixes: PrefixCache, images: ImageCache) -> None:
@@ -41,6 +43,7 @@ class Turns:
         self._images = images
         self._arrived: list[Row] = []
         self._rows: list[Row] = []
+        self._shelf = Shelf()
         self._stacks: dict[int, tuple[list[Row], Stack]] = {}
         self._others: list[tuple[Pick, Turn]] = [(_unseen, self._see), (_long, self._read_on), (_short, self._go_on)]
         self._first_is_next = True
@@ -124,10 +127,9 @@ class Turns:
                     self._first_is_next = True
                     return turn, rows
         self._first_is_next = False
-        same = [row for row in first if row.prefix == first[0].prefix]
         # A row that is read in pieces goes alone.
-        fitting = [row for row in same if _length(row) <= CHUNK or row is same[0]]
-        chosen = nearest([_length(row) for row in fitting]) if _length(same[0]) <= CHUNK else [0]
+        fitting = [first[0], *(row for row in first[1:] if _length(row) <= CHUNK and _may_share(row, first[0]))]
+        chosen = nearest([_length(row) for row in fitting]) if _length(first[0]) <= CHUNK else [0]
         return self._begin, [fitting[index] for index in chosen]
 
     def _see(self, rows: Sequence[Row]) -> None:
@@ -141,9 +143,9 @@ class Turns:
             row.start(features)
 
     def _begin(self, rows: Sequence[Row]) -> None:
-        """First steps behind one prefix."""
+        """First steps behind prefixes."""
         began = time.monotonic()
-        self._read(self._prefix(rows), rows)
+        self._read(self._shelf.take(self._prefixes_of(rows)), rows)
         ended = time.monotonic()
         self._answered = sum(row.done for row in rows)
         self._patient_until = ended + min(_PATIENCE * (ended - began), _MOST_PATIENCE_S)
@@ -152,10 +154,10 @@ class Turns:
         """The next piece of a long prompt, or its last one."""
         [row] = rows
         assert row.context is not None
-        self._read(row.context, rows)
+        self._read(Shared.one(row.context, 1), rows)
 
-    def _read(self, past: Context, rows: Sequence[Row]) -> None:
-        """One pass behind this context: of a row that is too long for it a piece, else all steps to their ends."""
+    def _read(self, past: Shared, rows: Sequence[Row]) -> None:
+        """One pass behind these prefixes: of a row that is too long for it a piece, else all steps to their ends."""
         row, began = rows[0], time.monotonic()
         pieces = row.tree.cut(CHUNK, self._passes.image_token)
         if pieces is None:
@@ -163,7 +165,7 @@ class Turns:
             return
         piece, rest = pieces
         [result] = self._run(past, [piece], (0,))
-        row.read(rest, past.extended(result.keys, result.values, range(piece.length)))
+        row.read(rest, past.context(0).extended(*result.kept, range(piece.length)))
         row.took(row.step.phase, began)
 
     def _go_on(self, rows: Sequence[Row]) -> None:
@@ -178,16 +180,17 @@ class Turns:
         self._stacks[size] = (list(rows), stack)
         self._step(stack, rows)
 
-    def _prefix(self, rows: Sequence[Row]) -> Context:
-        """The context of these rows' prefix, from the cache or computed."""
+    def _prefixes_of(self, rows: Sequence[Row]) -> list[Context]:
+        """The context of each row's prefix, from the cache or computed; the same one for the same ids."""
         began = time.monotonic()
-        ids, context, reused = rows[0].prefix, self._passes.empty, False
-        if ids:
-            context, reused = self._prefixes.obtain(ids, lambda: self._passes.extend(self._passes.empty, ids))
+        found: dict[tuple[int, ...], tuple[Context, bool]] = {(): (self._passes.empty, False)}
         for row in rows:
-            row.reused = context.length if reused else 0
+            if (ids := row.prefix) not in found:
+                found[ids] = self._prefixes.obtain(ids, partial(self._passes.extend, self._passes.empty, ids))
+            row.reused = found[ids][0].length if found[ids][1] else 0
+        for row in rows:
             row.took("prefix", began)
-        return context
+        return [found[row.prefix][0] for row in rows]
 
     def _step(self, past: Past, rows: Sequence[Row]) -> None:
         """One pass that reads the trees of all these rows to their ends."""
@@ -209,10 +212,10 @@ class Turns:
                 continue
             # Now, since the next pass overwrites them.
             if isinstance(past, Stack):
-                past.append(index, result.keys, result.values, kept)
+                past.append(index, *result.kept, kept)
                 row.context = past.context(index)
             else:
-                row.context = past.extended(result.keys, result.values, kept)
+                row.context = past.context(index).extended(*result.kept, kept)
 
     def _run(self, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
         tokens = sum(tree.length for tree in trees)
@@ -223,6 +226,11 @@ class Turns:
 
 def _length(row: Row) -> int:
     return row.tree.length
+
+
+def _may_share(row: Row, other: Row) -> bool:
+    """A pass: behind one prefix, or behind two that are short enough for a shelf."""
+    return row.prefix == other.prefix or max(len(row.prefix), len(other.prefix)) <= MOST_PREFIX
 
 
 def _size(row: Row) -> int:

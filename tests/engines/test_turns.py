@@ -109,6 +109,46 @@ def test_lists_and_reasoning_of_several_rows_go_on_in_one_pass(engine: LocalEngi
     assert engine.statistics()["passes"] < 2 * (12 + 2)
 
 
+def test_rows_of_many_policies_share_a_pass_and_each_is_behind_its_own(passes: Passes) -> None:
+    jobs = [job(60 + 3 * number, prefix=20 + 3 * number, seed=number) for number in range(MOST_ROWS)]
+    alone = [tiny_engine(passes).run([one])[0] for one in jobs]
+    engine = tiny_engine(passes)
+    engine.run(jobs)
+    before = engine.statistics()["passes"]
+    for ours, theirs in zip(engine.run(jobs), alone, strict=True):
+        same(ours, theirs)
+    assert engine.statistics()["passes"] == before + 1
+
+
+def test_rows_behind_a_very_long_prefix_share_passes_only_with_their_own(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "MOST_PREFIX", 30)
+    engine = tiny_engine(passes)
+    jobs = [job(60, prefix=prefix, seed=number) for number, prefix in enumerate((20, 40, 30, 40))]
+    engine.run(jobs)
+    before = engine.statistics()["passes"]
+    assert all(isinstance(answer, Answer) for answer in engine.run(jobs))
+    assert engine.statistics()["passes"] == before + 2
+
+
+@pytest.mark.parametrize(("program", "kept"), [(PROGRAMS[0], 0), (PROGRAMS[1], 0), (PROGRAMS[2], 2), (PROGRAMS[5], 2)])
+def test_keys_and_values_of_a_rows_last_step_are_not_read(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch, program: Program, kept: int
+) -> None:
+    found = list[int]()
+    run = Passes.run
+
+    def counted(self: Passes, past: Any, trees: Sequence[Any], candidates: Sequence[int]) -> Any:
+        results = run(self, past, trees, candidates)
+        found.append(sum(result.states is not None for result in results))
+        return results
+
+    monkeypatch.setattr(Passes, "run", counted)
+    tiny_engine(passes).run([job(30, seed=number, program=program) for number in range(2)])
+    assert found[0] == kept
+
+
 def test_a_long_prompt_is_read_in_pieces_with_others_between_them(
     engine: LocalEngine, passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +208,8 @@ class Failing:
         return self._passes.run(past, trees, candidates)
 
 
-def test_a_pass_that_fails_fails_its_rows_and_no_others(passes: Passes) -> None:
+def test_a_pass_that_fails_fails_its_rows_and_no_others(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "MOST_PREFIX", 0)  # rows of two prefixes share no pass
     engine = tiny_engine(Failing(passes, 1))  # type: ignore[arg-type]
     with pytest.raises(MemoryError):
         engine.run([job(30, prefix=20, seed=1), job(30, prefix=20, seed=2)])

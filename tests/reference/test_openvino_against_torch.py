@@ -38,8 +38,11 @@ class Both:
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
         integers = ("ids", "positions", "rows", "candidates")
         tensors = {name: value.long() if name in integers else value for name, value in tensors.items()}
+        del tensors["prefix_of"], tensors["kept"]  # one prefix, and all rows
+        lengths = tensors.pop("prefix_lengths")
+        prefix = {name: tensors.pop(name)[:, 0] for name in ("prefix_keys", "prefix_values")}
         with torch.inference_mode():
-            ours = forward(self._weights, self.config, **tensors)
+            ours = forward(self._weights, self.config, **tensors, **prefix, prefix_length=lengths)
         return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(ours, theirs, strict=True))
 
     def inputs(self, *, prefix: int, count: int, length: int, own: int = 0) -> dict[str, npt.NDArray[Any]]:

@@ -37,7 +37,7 @@ class Clocked:
     def run(self, **inputs: Any) -> None:
         Clocked.now += next(self.seconds[self.name])
         batch, length = inputs["ids"].shape
-        self.passes.append((self.name, batch, length, inputs["prefix_keys"].shape[2]))
+        self.passes.append((self.name, batch, length, inputs["prefix_keys"].shape[3]))
 
 
 @pytest.fixture

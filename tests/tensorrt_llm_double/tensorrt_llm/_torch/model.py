@@ -57,7 +57,7 @@ class Gemma3VLM:
         # OpenVINO makes its kernels anew for each length that it meets: a second row fills prompts up to whole blocks.
         trees = [tree, Tree((0,) * (-len(ids) % _BLOCK + len(ids)))] if len(ids) > 1 else [tree]
         result = self._passes.run(context, trees, range(self.vocabulary))[0]
-        longer = context.extended(result.keys, result.values, range(tree.length))
+        longer = context.extended(*result.kept, range(tree.length))
         return longer, result.logits[0].copy()
 
     def _features(self, pixel_values: Any) -> FloatArray:
