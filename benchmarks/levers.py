@@ -26,6 +26,8 @@ from pathlib import Path
 from tritonguard.errors import BundleError, GuardError
 from tritonguard.examples import EXAMPLES, PROMPTS
 from tritonguard.label import Safety
+from tritonguard.policy import Policy
+from tritonguard.policy_parts import CATEGORY_NAMES, parts_of
 from tritonguard.request import GuardRequest, Mode
 
 from benchmarks.fast_paths.plain import Graphs
@@ -115,6 +117,7 @@ class Bench:
             Lever("forced head, not plain decoding", self._decoded_verdict, self._verdict),
             Lever("categories over the names, not plain decoding", self._decoded_categories, self._categories),
             Lever(f"{TOGETHER} requests in a batch, not one by one", self._one_by_one, self._batch),
+            Lever(f"{TOGETHER} of as many policies in a batch, not one by one", self._policies_apart, self._policies),
         ]
         if self._size:
             every.append(Lever("equal images seen once", self._new_image, self._known_image))
@@ -137,6 +140,12 @@ class Bench:
 
     def _one_by_one(self, number: int) -> Labels:
         return [label for each in range(TOGETHER) for label in self._labels([self._job(number + each)])]
+
+    def _policies(self, number: int) -> Labels:
+        return self._labels(self._under_policies(number))
+
+    def _policies_apart(self, number: int) -> Labels:
+        return [label for job in self._under_policies(number) for label in self._labels([job])]
 
     def _categories(self, number: int) -> Labels:
         return self._labels([self._job(number, Mode.CATEGORIES)])
@@ -187,6 +196,15 @@ class Bench:
         texts = self._unsafe if mode is Mode.CATEGORIES else [example.prompt for example in PROMPTS]
         built = self._builder.build(GuardRequest(prompt=texts[number % len(texts)], mode=mode))
         return Job(built.ids, built.prefix_length, self._listing if mode is Mode.CATEGORIES else self._judging)
+
+    def _under_policies(self, number: int) -> list[Job]:
+        """Each without another one of the built-in categories."""
+        jobs = []
+        for place, name in enumerate(CATEGORY_NAMES[-TOGETHER:]):
+            (part,) = parts_of(Policy(suppress=(name,)))
+            built = self._builder.build(GuardRequest(prompt=PROMPTS[(number + place) % len(PROMPTS)].prompt), part)
+            jobs.append(Job(built.ids, built.prefix_length, self._judging))
+        return jobs
 
     def _exchange(self, number: int) -> ModelInput:
         pairs = [example for example in EXAMPLES if example.response is not None]
