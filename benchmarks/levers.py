@@ -13,8 +13,6 @@ plain decoding     the whole answer token by token, each over the whole vocabula
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
 import statistics
 import sys
 import time
@@ -33,12 +31,11 @@ from tritonguard.request import GuardRequest, Mode
 from benchmarks.fast_paths.plain import Graphs
 from benchmarks.pair_passes import margins, one_pass, two_passes
 from benchmarks.repeated_images import picture
-from benchmarks.report import markdown, write_json
+from benchmarks.report import markdown, origin, write_json
 from benchmarks.served import followed
 from engines.bundle import OPENVINO, Bundle, open_engine
 from engines.local.context import Context
 from engines.local.passes import Passes
-from engines.local.runtime import cpu_name
 from engines.program import Program, program_for
 from engines.protocol import Answer, Engine, Job
 from preprocessing.prompt import ModelInput, PromptBuilder
@@ -250,7 +247,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, default=Path("build/bundle"))
     parser.add_argument("--rounds", type=int, default=11, help="(%(default)s)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    args = parser.parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(arguments)
     if args.rounds < 1:
         parser.error("--rounds: at least one")
     try:
@@ -263,11 +261,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     found = measure(Bench(bundle, engine, graphs).levers(), args.rounds)
     engine.close()
-    about = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "cpu": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores",
-        "bundle": f"{bundle.precision} {bundle.revision}",
-    }
+    about = origin("benchmarks.levers", arguments, precision=bundle.precision, revision=bundle.revision)
     print(", ".join(about.values()), "", table(found), sep="\n")
     if args.out:
         write_json(args.out, {**about, "levers": [{**vars(one), "ratio": one.ratio} for one in found]})

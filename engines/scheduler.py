@@ -143,19 +143,16 @@ class Scheduler:
         """Put it into the queue; what has no place there now, itself or another, is returned with the reason."""
         if self._closed:
             return entry, Unavailable("the engine is shutting down")
-        if self._comes_too_late(entry):
+        before = [each for each in self._waiting if each.rank < entry.rank]
+        if all(other.slow for other in self._here(before)):
+            self._since_ns = time.monotonic_ns()
+        entry.ahead, entry.since_ns = self._work_before(before) + entry.work, self._since_ns
+        if entry.deadline_ns is not None and self._done_ns(before, entry.work, slow=entry.slow) > entry.deadline_ns:
             return entry, Overloaded("the requests before this one take longer than its deadline allows")
         self._waiting.append(entry)
         self._waiting.sort(key=lambda each: each.rank)
         full = len(self._waiting) > self._most_waiting
         return (self._waiting.pop() if full else None), Overloaded("too many requests are waiting")
-
-    def _comes_too_late(self, entry: _Entry) -> bool:
-        before = [each for each in self._waiting if each.rank < entry.rank]
-        if all(other.slow for other in self._here(before)):
-            self._since_ns = time.monotonic_ns()
-        entry.ahead, entry.since_ns = self._work_before(before) + entry.work, self._since_ns
-        return entry.deadline_ns is not None and self._done_ns(before, entry.work, slow=entry.slow) > entry.deadline_ns
 
     def _done_ns(self, before: Sequence[_Entry], work: float, *, slow: bool) -> float:
         """When a request behind those would be done, or a little later: what is let in and comes late costs others

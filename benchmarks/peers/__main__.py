@@ -17,10 +17,7 @@ are printed and do not decide the exit status, unless --strict: then 1 where one
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
 import platform
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,12 +39,12 @@ from benchmarks.peers.rounds import Measured, entrants, measure
 from benchmarks.peers.sweep import Kind, Sweep, kind_name, measured_by, sweep
 from benchmarks.peers.texts import OwnTexts, PoolTexts
 from benchmarks.peers.workloads import TEXT, WORKLOADS, Questions, named
-from benchmarks.report import Bar, markdown, write_json
+from benchmarks.report import Bar, markdown, origin, write_json
 from build_scripts.parity_corpus import CorpusError
 from engines.bundle import Bundle
 from engines.checkpoint import Checkpoint
 from engines.local.engine_config import EngineConfig
-from engines.local.runtime import cpu_name, native_precisions
+from engines.local.runtime import native_precisions
 from preprocessing.prompt import PromptBuilder
 
 QUICK_ROUNDS, QUICK_REQUESTS = 1, 4
@@ -242,17 +239,15 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parsed(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parsed(arguments)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         bundle = Bundle.open(args.bundle)
         about = {
-            "CPU": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores",
+            **origin("benchmarks.peers", arguments, precision=bundle.precision, revision=bundle.revision),
             "multiplies": ", ".join(native_precisions()),
-            "bundle": f"{bundle.precision}, {bundle.revision[:12]}",
             "texts": "the train pool's" if args.pool else "own, of the train pool's lengths",
-            "command": shlex.join(["python", "-m", "benchmarks.peers", *(sys.argv[1:] if argv is None else argv)]),
-            "date": datetime.date.today().isoformat(),
             "kernel": platform.release(),
         }
         result = Result(about)

@@ -14,11 +14,8 @@ Exit status: 0 measured, 1 with --strict where a bar is missed, 2 nothing was me
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
 import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,10 +39,9 @@ from benchmarks.peers.server_pipeline import installed
 from benchmarks.peers.sweep import KINDS, Sweep, kind_name
 from benchmarks.peers.texts import OwnTexts, PoolTexts
 from benchmarks.peers.workloads import PER_S, WORKLOADS, Limit, Workload
-from benchmarks.report import Bar, markdown, write_json
+from benchmarks.report import Bar, markdown, origin, write_json
 from build_scripts.parity_corpus import CorpusError
 from engines.bundle import Bundle
-from engines.local.runtime import cpu_name
 from preprocessing.prompt import PromptBuilder
 
 BARS = {"text c=8": (Limit(PER_S, PLAIN, 1.5),)}
@@ -172,7 +168,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parsed(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parsed(arguments)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         bundle = Bundle.open(args.bundle)
@@ -181,12 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"server: {error}", file=sys.stderr)
         return 2
     about = {
-        "CPU": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores",
-        "bundle": f"{bundle.precision}, {bundle.revision[:12]}",
+        **origin("benchmarks.peers.server", arguments, precision=bundle.precision, revision=bundle.revision),
         "texts": "the train pool's" if args.pool else "own, of the train pool's lengths",
         "peers' settings": f"the best of {args.settings}" if args.settings else "the first ones, no sweep",
-        "command": shlex.join(["python", "-m", "benchmarks.peers.server", *(sys.argv[1:] if argv is None else argv)]),
-        "date": datetime.date.today().isoformat(),
         "kernel": platform.release(),
     }
     bars = [bar for measured in found for bar in measured.bars]

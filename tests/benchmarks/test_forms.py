@@ -53,6 +53,11 @@ def test_where_bfloat16_is_as_fast_it_ships_and_is_held_to_the_bars() -> None:
     assert not bars(forms(bf16=600) | {"bf16": measured("bf16", 600, MISSED)})[0].met
 
 
+def test_where_float32_is_the_fastest_no_other_form_is_held_to_the_bars() -> None:
+    assert [bar.name for bar in bars(forms(f32=600))] == ["f32: limits missed", "forms that the gate refuses"]
+    assert all(bar.met for bar in bars(forms(f32=600)))
+
+
 def test_a_cpu_without_bfloat16_is_not_held_to_it() -> None:
     without = {name: one for name, one in forms().items() if name != "bf16"}
     assert len(bars(without)) == 3
