@@ -132,7 +132,7 @@ def test_a_row_without_a_prefix_of_its_own_is_one_pass(
 def test_inputs_run_and_the_prefix_is_seen(passes: Passes, prompts: PromptBuilder) -> None:
     prefix, verdict = graph_inputs(ROWS[:1], passes, prompts)
     length = prefix["ids"].shape[1]
-    assert verdict["prefix_keys"][:, :, :length].any(axis=(0, 1, 3)).all()
+    assert verdict["prefix_keys"][:, :, :, :length].any(axis=(0, 1, 2, 4)).all()
     assert np.isfinite(passes._runtime.run(**verdict)[0]).all()
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from tiny_checkpoint import tiny_config, write_checkpoint
+from twin_inputs import torch_inputs
 
 from engines.checkpoint import Checkpoint
 from engines.local.context import Context
@@ -35,14 +36,8 @@ class Both:
     def __call__(self, inputs: dict[str, npt.NDArray[Any]]) -> float:
         """Largest difference over logits, keys and values."""
         theirs = [value.copy() for value in self._runtime.run(**inputs)[:3]]
-        tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
-        integers = ("ids", "positions", "rows", "candidates")
-        tensors = {name: value.long() if name in integers else value for name, value in tensors.items()}
-        del tensors["prefix_of"], tensors["kept"]  # one prefix, and all rows
-        lengths = tensors.pop("prefix_lengths")
-        prefix = {name: tensors.pop(name)[:, 0] for name in ("prefix_keys", "prefix_values")}
         with torch.inference_mode():
-            ours = forward(self._weights, self.config, **tensors, **prefix, prefix_length=lengths)
+            ours = forward(self._weights, self.config, **torch_inputs(inputs))
         return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(ours, theirs, strict=True))
 
     def inputs(self, *, prefix: int, count: int, length: int, own: int = 0) -> dict[str, npt.NDArray[Any]]:

@@ -14,6 +14,7 @@ import torch
 from tiny_checkpoint import tiny_config, write_checkpoint
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from transformers_twin import text_config, text_state
+from twin_inputs import torch_inputs
 
 from engines.checkpoint import Checkpoint
 from engines.local import vision_torch
@@ -66,10 +67,7 @@ class Case:
             features = vision_torch.features(weights, self.vision, torch.from_numpy(self.pixels))
             inputs = self._inputs(features.flatten(0, 1).numpy())
             change(inputs)
-            tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
-            integers = ("ids", "positions", "rows", "candidates", "slots")
-            tensors = {name: value.long() if name in integers else value for name, value in tensors.items()}
-            logits, _, _ = forward(load_weights(self.checkpoint), self.config, **tensors)
+            logits, _, _ = forward(load_weights(self.checkpoint), self.config, **torch_inputs(inputs))
         return np.asarray(logits[0])
 
     def by_openvino(self) -> Logits:

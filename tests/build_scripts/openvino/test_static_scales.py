@@ -191,7 +191,7 @@ def test_progress_is_told_and_nothing_else_is_shown(tiny: Tiny, capfd: pytest.Ca
         ("features", lambda rows: rows[:, :-1], "features is float32"),
         ("prefix_keys", lambda keys: keys * np.float32("nan"), "prefix_keys is not finite"),
         ("positions", lambda places: places[:, :-1], "can't be run"),
-        ("prefix_values", lambda values: values[:, :, :0], "can't be run"),
+        ("prefix_values", lambda values: values[:, :, :, :0], "can't be run"),
     ],
 )
 def test_inputs_that_do_not_fit_the_graph_are_refused(tiny: Tiny, name: str, change: Any, message: str) -> None:
