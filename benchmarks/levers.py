@@ -6,8 +6,9 @@ On the engine itself, no server. Each round does every lever's work both ways, t
 another text of the shipped prompts; a first round is not counted. The ratio is that of the medians, time without over
 time with. Both ways must come to the same labels: exit 1 where they don't.
 
-plain decoding     the whole answer token by token, each over the whole vocabulary, behind the same cached policy: what
-                   an engine does that does not know the answer's program
+plain decoding     the same answer and its end token by token, each over the whole vocabulary, behind the same cached
+                   policy: what an engine does that does not know the answer's program. It is told each token, since the
+                   embedded checkpoint, left alone, writes no verdict
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from tritonguard.policy import Policy
 from tritonguard.policy_parts import CATEGORY_NAMES, parts_of
 from tritonguard.request import GuardRequest, Mode
 
-from benchmarks.fast_paths.plain import Graphs
 from benchmarks.pair_passes import margins, one_pass, two_passes
 from benchmarks.repeated_images import picture
 from benchmarks.report import markdown, origin, write_json
@@ -36,13 +36,12 @@ from benchmarks.served import followed
 from engines.bundle import OPENVINO, Bundle, open_engine
 from engines.local.context import Context
 from engines.local.passes import Passes
+from engines.local.tree import Tree
 from engines.program import Program, program_for
 from engines.protocol import Answer, Engine, Job
 from preprocessing.prompt import ModelInput, PromptBuilder
 
 TOGETHER = 8
-MOST_DECODED = 48
-"""Tokens of an answer decoded plainly: more than any verdict or list of these prompts has."""
 
 Labels = list[bool]
 Way = Callable[[int], Labels]
@@ -100,7 +99,7 @@ def measure(levers: Sequence[Lever], rounds: int) -> list[Measured]:
 class Bench:
     """The work of every lever, on texts that take turns. graphs: of the same bundle as the engine's."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, graphs: Graphs) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, graphs: Passes) -> None:
         self._engine = engine
         self._graphs = graphs
         self._size = bundle.image_size
@@ -166,17 +165,24 @@ class Bench:
         return []
 
     def _decoded(self, job: Job) -> Labels:
-        """The label that stands in an answer that was decoded plainly; [] where there is none."""
         prefix, rest = job.split
         if prefix not in self._contexts:
             self._contexts[prefix] = self._graphs.extend(self._graphs.empty, prefix) if prefix else self._graphs.empty
-        context, chosen = self._graphs.best(self._contexts[prefix], rest)
-        said = [chosen]
-        while chosen != self._builder.end_of_turn and len(said) < MOST_DECODED:
-            context, chosen = self._graphs.best(context, [chosen])
-            said.append(chosen)
-        choice = job.program.choices[0]
-        return [id == choice.unsafe for id in said if id in (choice.safe, choice.unsafe)][:1]
+        context, choice, labels = self._contexts[prefix], job.program.choices[0], Labels()
+        for id in (*self._said[tuple(job.ids.tolist())], self._builder.end_of_turn):
+            [result] = self._graphs.run(context, [Tree(rest)], (choice.safe, choice.unsafe))
+            self._graphs.best_of(result.hidden[:1], [frozenset()])
+            if id in (choice.safe, choice.unsafe):
+                labels.append(bool(result.logits[0, 1] >= result.logits[0, 0]))
+            context, rest = context.extended(*result.kept, range(len(rest))), (id,)
+        return labels[:1]
+
+    def _answer(self, job: Job) -> Answer:
+        """Raises what the engine answers instead of an Answer."""
+        [answer] = self._engine.run([job])
+        if not isinstance(answer, Answer):
+            raise answer
+        return answer
 
     def _labels(self, jobs: Sequence[Job]) -> Labels:
         """The user's label of each. Raises what the engine answers instead of an Answer."""
@@ -207,6 +213,12 @@ class Bench:
         pairs = [example for example in EXAMPLES if example.response is not None]
         pair = pairs[number % len(pairs)]
         return self._builder.build(GuardRequest(prompt=pair.prompt, response=pair.response))
+
+    @cached_property
+    def _said(self) -> dict[tuple[int, ...], Sequence[int]]:
+        """The engine's answers to all prompts, without their ends."""
+        jobs = [self._job(number, mode) for mode in (Mode.VERDICT, Mode.CATEGORIES) for number in range(len(PROMPTS))]
+        return {tuple(job.ids.tolist()): self._answer(job).ids for job in jobs}
 
     @cached_property
     def _unsafe(self) -> list[str]:
