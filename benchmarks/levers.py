@@ -17,7 +17,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -177,22 +177,17 @@ class Bench:
             context, rest = context.extended(*result.kept, range(len(rest))), (id,)
         return labels[:1]
 
-    def _answer(self, job: Job) -> Answer:
+    def _answers(self, jobs: Sequence[Job]) -> Iterator[Answer]:
         """Raises what the engine answers instead of an Answer."""
-        [answer] = self._engine.run([job])
-        if not isinstance(answer, Answer):
-            raise answer
-        return answer
-
-    def _labels(self, jobs: Sequence[Job]) -> Labels:
-        """The user's label of each. Raises what the engine answers instead of an Answer."""
-        labels = []
         for answer in self._engine.run(jobs):
             if not isinstance(answer, Answer):
                 raise answer
-            safe, unsafe = answer.choice_logprobs[0]
-            labels.append(bool(unsafe >= safe))
-        return labels
+            yield answer
+
+    def _labels(self, jobs: Sequence[Job]) -> Labels:
+        """The user's label of each. Raises as `_answers` does."""
+        choices = [answer.choice_logprobs[0] for answer in self._answers(jobs)]
+        return [bool(unsafe >= safe) for safe, unsafe in choices]
 
     def _job(self, number: int, mode: Mode = Mode.VERDICT) -> Job:
         # Only an unsafe prompt has a list of categories.
@@ -218,7 +213,7 @@ class Bench:
     def _said(self) -> dict[tuple[int, ...], Sequence[int]]:
         """The engine's answers to all prompts, without their ends."""
         jobs = [self._job(number, mode) for mode in (Mode.VERDICT, Mode.CATEGORIES) for number in range(len(PROMPTS))]
-        return {tuple(job.ids.tolist()): self._answer(job).ids for job in jobs}
+        return {tuple(job.ids.tolist()): answer.ids for job in jobs for answer in self._answers([job])}
 
     @cached_property
     def _unsafe(self) -> list[str]:
