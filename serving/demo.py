@@ -34,6 +34,7 @@ from serving.serve_options import add_bundle
 MOST_WRONG = 2
 ASKED: tuple[Example, ...] = EXAMPLES + NAMED
 POLICIES = Path(__file__).resolve().parent.parent / "policies"
+LOST = "a stage of the server died; the server is started again, as tritonguard-serve does, and asked again."
 _DEADLINE_S = 60.0
 
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None, *, console: Console | None = None) -
                 server = TritonServer(settings)
                 server.start()
             try:
-                rows = _judge_all(server.endpoints.grpc, console)
+                rows = _judge_all(server, console)
             finally:
                 with console.status("stopping Triton"):
                     server.stop()
@@ -66,13 +67,23 @@ def main(argv: Sequence[str] | None = None, *, console: Console | None = None) -
     return 0 if passed(rows) else 1
 
 
-def _judge_all(url: str, console: Console) -> list[Row]:
+def _judge_all(server: TritonServer, console: Console) -> list[Row]:
+    """Ask everything. Raises LaunchError where a server that lost a stage does not come up again."""
+    url = server.endpoints.grpc
     console.print(f"Triton is ready at {url} (gRPC); {len(ASKED)} requests, one after the other")
+    rows = []
     with (
         Guard(url, policy=Policy(on_error="raise"), deadline_s=_DEADLINE_S) as guard,
         console.status("moderating"),
     ):
-        return [judge(example, guard.check_request) for example in ASKED]
+        for example in ASKED:
+            row = judge(example, guard.check_request)
+            if row.error and server.has_lost_a_stage():
+                console.print(Text(f"{example.id}: {LOST}{server.tail()}", style="yellow"))
+                server.restart()
+                row = judge(example, guard.check_request)
+            rows.append(row)
+    return rows
 
 
 def judge(example: Example, check: Callable[[GuardRequest], Verdict]) -> Row:

@@ -194,6 +194,10 @@ class TritonServer:
         """Whether a Python stage died. This Triton then says for ever that it is ready, and answers nothing."""
         return self._running.has_lost_a_stage()
 
+    def tail(self) -> str:
+        """The latest lines of the server's output."""
+        return self._running.tail()
+
     def wait(self) -> int:
         """Block until the server ends; its exit status."""
         process = self._running

@@ -78,6 +78,10 @@ class ServerProcess:
         """Whether one of the Python stages that were there when it became ready is not there any more."""
         return bool(processes.missing(self._stages, self.pid))
 
+    def tail(self) -> str:
+        """The latest lines of its output."""
+        return self._log.tail()
+
     def end(self) -> int:
         """Let running requests finish, and kill it where that takes too long. Its exit status."""
         if self.status() is None:

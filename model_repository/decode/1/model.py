@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -20,12 +21,11 @@ from serving.occupancy import Occupancy
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
+        faulthandler.enable(all_threads=False)  # a crash leaves its stack in the server's log
         bundle = Bundle.open(bundle_folder())
         self._text = text = AnswerText(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
-        occupancy, length = Occupancy.of_server(), most_waiting(MOST_WAITING)
-        self._scheduler = scheduler = Scheduler(
-            open_engine(bundle, keep_prefixes=True), most_waiting=length, show=occupancy.show
-        )
+        self._engine = engine = open_engine(bundle, keep_prefixes=True)
+        scheduler = Scheduler(engine, most_waiting=most_waiting(MOST_WAITING), show=Occupancy.of_server().show)
         self._stage = stage = DecodeStage(
             bundle,
             scheduler,
@@ -41,7 +41,7 @@ class TritonPythonModel:
         self._metrics = Metrics(pb_utils, gauges=stage.statistics, counters=stage.counters)
 
     def is_ready(self) -> bool:
-        return self._scheduler.engine.health()  # asked by Triton 26.03 and newer
+        return self._engine.health()  # asked by Triton 26.03 and newer
 
     def execute(self, requests: list[Any]) -> None:
         # Nothing is answered here: the engine has its own queue, and each response is sent when it is ready.

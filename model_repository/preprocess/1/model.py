@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -16,6 +17,7 @@ from serving.occupancy import Occupancy
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
+        faulthandler.enable(all_threads=False)  # a crash leaves its stack in the server's log
         bundle = Bundle.open(bundle_folder(), weights=False)
         builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
         self._stage = PrepareStage(
