@@ -102,7 +102,7 @@ class Model:
 
     def direction(self) -> FloatArray:
         """Of unit length, [hidden]: along it the texts' last states differ most; their mean has no part in it."""
-        behind_prefix = [item for item in self.inputs(0) if item["prefix_keys"].shape[3] > 1]
+        behind_prefix = [item for item in self.inputs(0) if item["past_keys"].shape[3] > 1]
         states = np.array([self.runtime.run(**item)[3][0, 0].copy() for item in behind_prefix])
         mean = states.mean(0)
         first = np.linalg.svd(states - mean)[2][0]

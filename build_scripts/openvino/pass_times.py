@@ -17,7 +17,7 @@ from engines.checkpoint import Checkpoint
 from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
 from engines.local.runtime import Runtime
-from engines.local.tree import Tree, padded_length, pass_inputs
+from engines.local.tree import Tree, pass_inputs
 
 _WARM_UPS = 2
 PREFIX, SUFFIX = 338, 154
@@ -116,5 +116,4 @@ def short_requests(folder: Path, batch: int) -> dict[str, npt.NDArray[Any]]:
         (2, config.num_hidden_layers, config.num_key_value_heads, PREFIX, config.head_dim), np.float32
     )
     trees = [Tree(tuple(generator.integers(0, config.vocab_size, SUFFIX).tolist()), last=True) for _ in range(batch)]
-    length = padded_length(trees)
-    return pass_inputs(Context(PREFIX, *states), trees, candidates=[0, 1], image_token=-1, length=length)
+    return pass_inputs(Context(PREFIX, *states), trees, candidates=[0, 1], image_token=-1, padded=True)

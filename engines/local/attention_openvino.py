@@ -1,12 +1,13 @@
-"""Attention of the OpenVINO forward: over a prefix that rows share, each row's own past, and the pass itself.
+"""Attention of the OpenVINO forward: rows of tokens, each behind what it goes on behind.
 
-Keys of the three stand behind each other, the prefix once for each row: copying them costs a hundredth of a pass, and
-product, mask, softmax and product in a row are what the plugin takes for one operation.
+Tokens of a pass stand in a line; here alone they have rows. Keys of all pasts and of the pass stand in a pool, out of
+which each row takes its own: copying them costs a hundredth of a pass, and product, mask, softmax and product in a row
+are what the plugin takes for one operation.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from openvino import opset13 as op
 
@@ -15,57 +16,115 @@ from engines.local.graph_nodes import Node, floats, ints, swap
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the tokens stand and what they see. positions int32 [B, S]; visible boolean [B, S, P + S]; own_positions
-    int32 [B, P + S]; prefix_positions int32 [T]; prefix_seen boolean [B, 1, T]."""
+class Pasts:
+    """What rows go on behind. positions int32 [T]; lengths int32 [G], how many tokens of each count."""
 
     positions: Node
-    visible: Node
-    own_positions: Node
-    prefix_positions: Node
-    prefix_seen: Node
+    lengths: Node
 
     @classmethod
-    def of(cls, positions: Node, visible: Node, prefix_keys: Node, prefix_lengths: Node, own_keys: Node) -> Places:
-        """prefix_lengths int32 [B]; the others as `build_graph` has them."""
-        prefix_positions, own = _up_to(_size(prefix_keys, 3)), _up_to(_size(own_keys, 3))
-        own = op.broadcast(op.unsqueeze(own, ints(0)), op.concat([_size(positions, 0), _size(own_keys, 3)], 0))
-        seen = op.less(prefix_positions, op.unsqueeze(prefix_lengths, ints([1, 2])))
-        return cls(positions, visible, op.concat([own, positions], 1), prefix_positions, seen)
+    def of(cls, keys: Node, lengths: Node) -> Pasts:
+        """keys [layers, G, KV, T, D]."""
+        return cls(op.range(ints(0), op.squeeze(size(keys, 3), ints(0)), ints(1), "i32"), lengths)
 
-    def at(self, rows: Node) -> Places:
-        """Of the tokens rows int32 [B, N] alone; what they see stays."""
-        positions, visible = (op.gather(each, rows, ints(1), batch_dims=1) for each in (self.positions, self.visible))
-        return replace(self, positions=positions, visible=visible)
+    def places(self, rows: Node) -> Node:
+        """Of the tokens of the pasts that int32 [B] names, in a `pool`: int32 [B, T]."""
+        begins = op.multiply(op.unsqueeze(rows, ints(1)), size(self.positions, 0))
+        return op.add(begins, op.unsqueeze(self.positions, ints(0)))
 
-    def mask(self, window: int | None) -> Node:
-        """Additive [B, 1, S, T + P + S]: over the prefix, one's own past and the pass.
+    @property
+    def end(self) -> Node:
+        """The first place behind all of them in a `pool`: int32 [1]."""
+        return op.multiply(size(self.lengths, 0), size(self.positions, 0))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that attend together. asking int32 [B, Q] and seen int32 [B, S]: tokens of the pass that ask, and those that
+    may be seen; visible boolean [B, Q, S], which of them by which; past int32 [B], which one is a row's own."""
+
+    asking: Node
+    seen: Node
+    visible: Node
+    past: Node
+
+    def of(self, rows: Node, columns: Node | None = None) -> Rows:
+        """These rows, int32, alone: whole, or their first columns."""
+        asking, seen, visible, past = (
+            op.gather(each, rows, ints(0)) for each in (self.asking, self.seen, self.visible, self.past)
+        )
+        if columns is not None:
+            asking, seen, visible = (_first(each, columns, 1) for each in (asking, seen, visible))
+            visible = _first(visible, columns, 2)
+        return Rows(asking, seen, visible, past)
+
+    def at(self, columns: Node) -> Rows:
+        """The tokens in columns int32 [B, N] alone ask; what they see stays."""
+        asking, visible = (op.gather(each, columns, ints(1), batch_dims=1) for each in (self.asking, self.visible))
+        return Rows(asking, self.seen, visible, self.past)
+
+    def mask(self, positions: Node, pasts: Pasts, window: int | None) -> Node:
+        """Additive [B, 1, Q, T + S]: over a row's past and over the pass. positions int32 [M].
 
         window: tokens that a sliding layer sees, itself included; None: a full layer.
         """
-        over_prefix, over_own = self.prefix_seen, self.visible
+        lengths = op.unsqueeze(op.gather(pasts.lengths, self.past, ints(0)), ints([1, 2]))
+        over_past, over_pass = op.less(pasts.positions, lengths), self.visible
         if window is not None:
-            positions = op.unsqueeze(self.positions, ints(2))
-            to_prefix = op.subtract(positions, self.prefix_positions)
-            to_own = op.subtract(positions, op.unsqueeze(self.own_positions, ints(1)))
-            over_prefix = op.logical_and(over_prefix, op.less(to_prefix, ints(window)))
-            over_own = op.logical_and(over_own, op.less(to_own, ints(window)))
-        shape = op.concat([op.shape_of(self.positions, "i32"), _size(self.prefix_positions, 0)], 0)
-        seen = op.concat([op.broadcast(over_prefix, shape), over_own], 2)
-        return op.unsqueeze(op.select(seen, floats(0.0), floats(-1e30)), ints(1))
+            asking = op.unsqueeze(op.gather(positions, self.asking, ints(0)), ints(2))
+            seen = op.unsqueeze(op.gather(positions, self.seen, ints(0)), ints(1))
+            near = op.less(op.subtract(asking, pasts.positions), ints(window))
+            over_past = op.logical_and(over_past, near)
+            over_pass = op.logical_and(over_pass, op.less(op.subtract(asking, seen), ints(window)))
+        shape = op.concat([op.shape_of(self.asking, "i32"), size(pasts.positions, 0)], 0)
+        visible = op.concat([op.broadcast(over_past, shape), over_pass], 2)
+        return op.unsqueeze(op.select(visible, floats(0.0), floats(-1e30)), ints(1))
+
+    def keys(self, pasts: Pasts) -> Node:
+        """Places in a `pool` of what a row may see: int32 [B, T + S]."""
+        return op.concat([pasts.places(self.past), op.add(self.seen, pasts.end)], 1)
+
+
+def line(states: Node) -> Node:
+    """Keys or values of the pass [1, M, KV, D] -> [KV, M, D]."""
+    return op.squeeze(states if _heads(states, 2) == 1 else swap(states, 1, 2), ints(0 if _heads(states, 2) > 1 else 2))
+
+
+def pool(past: Node, states: Node) -> Node:
+    """Keys or values of all pasts [G, KV, T, D], and behind them the pass's [KV, M, D] -> [KV, G * T + M, D]."""
+    heads, dim = (past.get_output_partial_shape(0)[axis].get_length() for axis in (1, 3))
+    past = op.reshape(past if heads == 1 else swap(past, 0, 1), ints([heads, -1, dim]), False)
+    return op.concat([past, states], 1)
+
+
+def in_rows(pooled: Node, places: Node) -> Node:
+    """What stands at places int32 [B, L] of [KV, N, D] -> [B, KV, L, D]."""
+    if _heads(pooled, 0) == 1:
+        # With one head it is a matter of the shape alone.
+        return op.gather(op.squeeze(pooled, ints(0)), op.unsqueeze(places, ints(1)), ints(0))
+    return op.transpose(op.gather(pooled, places, ints(1)), ints([1, 0, 2, 3]))
+
+
+def _heads(x: Node, axis: int) -> int:
+    return int(x.get_output_partial_shape(0)[axis].get_length())
+
+
+def to_rows(x: Node, grid: Node) -> Node:
+    """The tokens grid int32 [B, Q] of [1, M, ...] -> [B, Q, ...]."""
+    return op.gather(op.squeeze(x, ints(0)), grid, ints(0))
 
 
 def attend(config: TextConfig, q: Node, k: Node, v: Node, mask: Node) -> Node:
-    """q [B, S, H, D], scaled; k, v [B, KV, L, D]; mask [B, 1, S, L] -> [B, S, H * D]."""
+    """q [B, Q, H, D], scaled; k, v [B, KV, L, D]; mask [B, 1, Q, L] -> [B, Q, H * D]."""
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    group, length = heads // kv_heads, _size(q, 1)
+    group, length = heads // kv_heads, size(q, 1)
     q = swap(q, 1, 2)
     if kv_heads > 1:
         # Heads of one group beside each other, groups as rows: a product takes each key once for all of them.
         q = op.reshape(q, op.concat([ints([-1, group]), length, ints([dim])], 0), False)
-        k, v = (op.reshape(each, op.concat([ints([-1, 1]), _size(each, 2), ints([dim])], 0), False) for each in (k, v))
-        mask = op.broadcast(mask, op.concat([_size(mask, 0), ints([kv_heads]), length, _size(mask, 3)], 0))
-        mask = op.reshape(mask, op.concat([ints([-1, 1]), length, _size(k, 2)], 0), False)
+        k, v = (op.reshape(each, op.concat([ints([-1, 1]), size(each, 2), ints([dim])], 0), False) for each in (k, v))
+        mask = op.broadcast(mask, op.concat([size(mask, 0), ints([kv_heads]), length, size(mask, 3)], 0))
+        mask = op.reshape(mask, op.concat([ints([-1, 1]), length, size(k, 2)], 0), False)
     seen = op.softmax(op.add(op.matmul(q, k, False, True), mask), -1)
     out = op.matmul(seen, v, False, False)
     if kv_heads > 1:
@@ -73,18 +132,10 @@ def attend(config: TextConfig, q: Node, k: Node, v: Node, mask: Node) -> Node:
     return op.reshape(swap(out, 1, 2), ints([0, 0, heads * dim]), True)
 
 
-def heads_first(x: Node, heads: int) -> Node:
-    """[B, S, KV, D] -> [B, KV, S, D]; with one head it is a matter of the shape alone."""
-    if heads > 1:
-        return swap(x, 1, 2)
-    return op.reshape(x, op.gather(op.shape_of(x, "i32"), ints([0, 2, 1, 3]), ints(0)), False)
+def _first(x: Node, count: Node, axis: int) -> Node:
+    return op.slice(x, ints([0]), count, ints([1]), ints([axis]))
 
 
-def _size(x: Node, axis: int) -> Node:
+def size(x: Node, axis: int) -> Node:
     """int32 [1]."""
     return op.gather(op.shape_of(x, "i32"), ints([axis]), ints(0))
-
-
-def _up_to(size: Node) -> Node:
-    """int32 [size]: 0 to size - 1."""
-    return op.range(ints(0), op.squeeze(size, ints(0)), ints(1), "i32")

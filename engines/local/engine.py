@@ -70,8 +70,8 @@ class LocalEngine:
 
     @property
     def lanes(self) -> int:
-        """A pass's worth, and half of one more: while it runs, rows of like length can be chosen for the next. More
-        would be a second queue, in which everybody waits longer and nobody is done sooner."""
+        """A pass's worth, and half of one more, so that the next can begin. More would be a second queue, in which
+        everybody waits longer and nobody is done sooner."""
         return MOST_ROWS + MOST_ROWS // 2
 
     def statistics(self) -> dict[str, float]:

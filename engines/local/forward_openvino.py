@@ -14,19 +14,22 @@ from openvino import opset13 as op
 from tritonguard.errors import BundleError
 
 from engines.checkpoint import Checkpoint, TextConfig
-from engines.local.attention_openvino import Places, attend, heads_first
+from engines.local.attention_openvino import Pasts, Rows, attend, in_rows, line, pool, to_rows
 from engines.local.graph_nodes import Node, Stored, floats, ints, model, split_heads, weight
 
 INPUTS = (
     "ids",
     "positions",
+    "grid",
+    "cells",
+    "longer",
+    "shorter",
+    "columns",
     "visible",
-    "prefix_keys",
-    "prefix_values",
-    "prefix_lengths",
-    "prefix_of",
-    "own_keys",
-    "own_values",
+    "past_keys",
+    "past_values",
+    "past_lengths",
+    "past_of",
     "rows",
     "candidates",
     "slots",
@@ -39,44 +42,51 @@ EMBEDDING = "embed_tokens"
 
 
 Rotary = tuple[Node, Node]
-"""(cos, sin) [B, S, 1, D]."""
+"""(cos, sin) [..., 1, D] of tokens [...]."""
 Weights = Callable[[str, Stored], Node]
 """(name of a linear layer, its matrix [out, in]) -> the node that stands for the matrix, float32."""
 
 
 def build_graph(checkpoint: Checkpoint, weights: Weights = lambda name, stored: weight(stored)) -> ov.Model:
-    """The graph of `forward_torch.forward`, dynamic in B, S, T, N and C.
+    """The graph of `forward_torch.forward`, dynamic in all sizes but the model's own.
+
+    Tokens of all rows stand in one line, and every layer computes each of them once. Attention alone has rows, the
+    longer and the shorter of them in two parts, so that none is padded much.
 
     Its constants are views of the checkpoint's files: keep `checkpoint` for as long as the graph. weights: what
     stands for the matrices of the linear layers; as they are stored if not said. A layer's product has its name,
     "layers.0.mlp.down_proj" for one. Raises BundleError: tensors missing, or of other sizes than config.json says.
 
-    Inputs: ids, positions int32 [B, S]; prefix_keys, prefix_values float32 [layers, G, kv heads, T, head dim], of which
-    a row sees the one that prefix_of int32 [B] names, as much of it as prefix_lengths int32 [G] says, at positions from
-    0 on; own_keys, own_values float32 [layers, B, kv heads, P, head dim], each row's own past, at positions from 0 on;
-    visible boolean [B, S, P + S], what of its past and of the pass itself a token sees; rows int32 [B, N]; candidates
-    int32 [C]; slots int32 [B, S], -1 for a text token, k >= 0 for an image token whose vector is row k of features
-    float32 [F, hidden], F >= 1 (one unused row when there is no image). T, P >= 1: one key that nothing sees stands for
-    none. Outputs: logits float32 [B, N, C]; keys, values float32 [layers, K, kv heads, S, head dim], of the rows that
-    kept int32 [K] names, none perhaps; hidden float32 [B, N, hidden], the normed states that the logits are read from.
-    Behind the last layer's keys and values only what `rows` names is computed.
+    Inputs: ids, positions int32 [M]; grid int32 [B, S], which token is at each place of a row, any where none is;
+    longer and shorter int32, the rows of both parts, and columns int32 [1], how many places a shorter one has; cells
+    int32 [M], where each token's place is, counted through the longer rows and on through the shorter ones; visible
+    boolean [B, S, S], what of the pass a place sees; past_keys, past_values float32 [layers, G, kv heads, T, head dim],
+    of which a row sees the one that past_of int32 [B] names, as much of it as past_lengths int32 [G] says, at positions
+    from 0 on, T >= 1; rows int32 [B, N], columns of the grid; candidates int32 [C]; slots int32 [M], -1 for a text
+    token, k >= 0 for an image token whose vector is row k of features float32 [F, hidden], F >= 1 (one unused row when
+    there is no image). Outputs: logits float32 [B, N, C]; keys, values float32 [layers, K, kv heads, S, head dim], of
+    the rows that kept int32 [K] names, none perhaps; hidden float32 [B, N, hidden], the normed states that the logits
+    are read from. Behind the last layer's keys and values only what `rows` names is computed.
     """
     graph = _Builder(checkpoint, weights)
     config = checkpoint.text_config
     states = [config.num_hidden_layers, -1, config.num_key_value_heads, -1, config.head_dim]
     shapes: dict[str, tuple[list[int], Type]] = {
-        "ids": ([-1, -1], Type.i32),
-        "positions": ([-1, -1], Type.i32),
+        "ids": ([-1], Type.i32),
+        "positions": ([-1], Type.i32),
+        "grid": ([-1, -1], Type.i32),
+        "cells": ([-1], Type.i32),
+        "longer": ([-1], Type.i32),
+        "shorter": ([-1], Type.i32),
+        "columns": ([1], Type.i32),
         "visible": ([-1, -1, -1], Type.boolean),
-        "prefix_keys": (states, Type.f32),
-        "prefix_values": (states, Type.f32),
-        "prefix_lengths": ([-1], Type.i32),
-        "prefix_of": ([-1], Type.i32),
-        "own_keys": (states, Type.f32),
-        "own_values": (states, Type.f32),
+        "past_keys": (states, Type.f32),
+        "past_values": (states, Type.f32),
+        "past_lengths": ([-1], Type.i32),
+        "past_of": ([-1], Type.i32),
         "rows": ([-1, -1], Type.i32),
         "candidates": ([-1], Type.i32),
-        "slots": ([-1, -1], Type.i32),
+        "slots": ([-1], Type.i32),
         "features": ([-1, config.hidden_size], Type.f32),
         "kept": ([-1], Type.i32),
     }
@@ -102,13 +112,16 @@ class _Builder:
         *,
         ids: Node,
         positions: Node,
+        grid: Node,
+        cells: Node,
+        longer: Node,
+        shorter: Node,
+        columns: Node,
         visible: Node,
-        prefix_keys: Node,
-        prefix_values: Node,
-        prefix_lengths: Node,
-        prefix_of: Node,
-        own_keys: Node,
-        own_values: Node,
+        past_keys: Node,
+        past_values: Node,
+        past_lengths: Node,
+        past_of: Node,
         rows: Node,
         candidates: Node,
         slots: Node,
@@ -116,34 +129,36 @@ class _Builder:
         kept: Node,
     ) -> tuple[Node, Node, Node, Node]:
         config = self._config
-        lengths = op.gather(prefix_lengths, prefix_of, ints(0))
-        places = Places.of(positions, visible, prefix_keys, lengths, own_keys)
-        rotary = {full: self._rotary(positions, full=full) for full in (True, False)}
-        masks = {full: places.mask(None if full else config.sliding_window) for full in (True, False)}
+        windows = {True: None, False: config.sliding_window}
+        pasts, every = Pasts.of(past_keys, past_lengths), Rows(grid, grid, visible, past_of)
+        parts, ends = (every.of(longer), every.of(shorter, columns)), every.at(rows)
+        seen, all_seen = [part.keys(pasts) for part in parts], every.keys(pasts)
+        rotary = {full: self._rotary(positions, full=full) for full in windows}
+        masks = {full: [part.mask(positions, pasts, window) for part in parts] for full, window in windows.items()}
+        going_on = op.gather(grid, kept, ints(0))
         x = self._embed(ids, slots, features)
         keys, values = [], []
-        kv_heads = config.num_key_value_heads
         last = config.num_hidden_layers - 1
         for layer in range(config.num_hidden_layers):
             name = f"layers.{layer}"
             full = layer in config.full_attention_layers
             h = self._norm(f"{name}.input_layernorm", x)
-            k, v = self._states(name, h, rotary[full])
-            keys.append(op.gather(k, kept, ints(0)))
-            values.append(op.gather(v, kept, ints(0)))
-            asking, mask = rotary[full], masks[full]
-            if layer == last:
+            k, v = (line(each) for each in self._states(name, h, rotary[full]))
+            keys.append(in_rows(k, going_on))
+            values.append(in_rows(v, going_on))
+            k, v = pool(_layer(past_keys, layer), k), pool(_layer(past_values, layer), v)
+            if layer < last:
+                q = self._queries(name, h, rotary[full])
+                attended = [
+                    attend(config, to_rows(q, part.asking), in_rows(k, at), in_rows(v, at), mask)
+                    for part, at, mask in zip(parts, seen, masks[full], strict=True)
+                ]
+                h = _in_line(attended, cells)
+            else:
                 # What nobody reads is not computed.
-                x, h = (op.gather(each, rows, ints(1), batch_dims=1) for each in (x, h))
-                asking = tuple(op.gather(each, rows, ints(1), batch_dims=1) for each in asking)
-                mask = places.at(rows).mask(None if full else config.sliding_window)
-            q = self._queries(name, h, asking)
-            prefix_k, prefix_v = (
-                op.gather(_layer(each, layer), prefix_of, ints(0)) for each in (prefix_keys, prefix_values)
-            )
-            k = op.concat([prefix_k, _layer(own_keys, layer), heads_first(k, kv_heads)], 2)
-            v = op.concat([prefix_v, _layer(own_values, layer), heads_first(v, kv_heads)], 2)
-            h = attend(config, q, k, v, mask)
+                x, h, cos, sin = (to_rows(each, ends.asking) for each in (x, h, *rotary[full]))
+                q, mask = self._queries(name, h, (cos, sin)), ends.mask(positions, pasts, windows[full])
+                h = attend(config, q, in_rows(k, all_seen), in_rows(v, all_seen), mask)
             h = self._linear(f"{name}.self_attn.o_proj", h)
             x = op.add(x, self._norm(f"{name}.post_attention_layernorm", h))
             h = self._norm(f"{name}.pre_feedforward_layernorm", x)
@@ -156,27 +171,28 @@ class _Builder:
         return op.matmul(read, scored, False, True), _stack(keys), _stack(values), read
 
     def _states(self, name: str, h: Node, rotary: Rotary) -> tuple[Node, Node]:
-        """Keys and values [B, S, KV, D] of a layer's normed input [B, S, hidden]."""
+        """Keys and values [1, M, KV, D] of a layer's normed input [1, M, hidden]."""
         heads, dim = self._config.num_key_value_heads, self._config.head_dim
         k = split_heads(self._linear(f"{name}.self_attn.k_proj", h), heads, dim)
         v = split_heads(self._linear(f"{name}.self_attn.v_proj", h), heads, dim)
         return _rotate(self._norm(f"{name}.self_attn.k_norm", k), rotary, dim), v
 
     def _queries(self, name: str, h: Node, rotary: Rotary) -> Node:
-        """Scaled queries [B, S, heads, D] of a layer's normed input [B, S, hidden]."""
+        """Scaled queries [..., heads, D] of a layer's normed input [..., hidden]."""
         config = self._config
         q = split_heads(self._linear(f"{name}.self_attn.q_proj", h), config.num_attention_heads, config.head_dim)
         q = self._norm(f"{name}.self_attn.q_norm", q, times=config.query_pre_attn_scalar**-0.5)
         return _rotate(q, rotary, config.head_dim)
 
     def _embed(self, ids: Node, slots: Node, features: Node) -> Node:
-        """[B, S, hidden]: scaled embeddings of text tokens, image features unscaled."""
+        """[1, M, hidden]: scaled embeddings of text tokens, image features unscaled."""
         # The image token's id may lie beyond the embedding's rows.
         last = ints(self._checkpoint.stored("embed_tokens.weight").shape[0] - 1)
         text = op.gather(self._embedding, op.minimum(ids, last), ints(0))
         text = op.multiply(text, floats(self._config.hidden_size**0.5))
         image = op.gather(features, op.maximum(slots, ints(0)), ints(0))
-        return op.select(op.unsqueeze(op.greater_equal(slots, ints(0)), ints(2)), image, text)
+        x = op.select(op.unsqueeze(op.greater_equal(slots, ints(0)), ints(1)), image, text)
+        return op.unsqueeze(x, ints(0))
 
     def _linear(self, name: str, x: Node) -> Node:
         product = op.matmul(x, self._weights(name, self._checkpoint.stored(f"{name}.weight")), False, True)
@@ -191,13 +207,13 @@ class _Builder:
         return op.multiply(op.multiply(x, inverse), scale)
 
     def _rotary(self, positions: Node, *, full: bool) -> Rotary:
-        """(cos, sin) [B, S, 1, D]; full layers use rope_theta and the linear factor, sliding ones the local base."""
+        """(cos, sin) [1, M, 1, D]; full layers use rope_theta and the linear factor, sliding ones the local base."""
         config = self._config
         base = config.rope_theta if full else config.rope_local_base_freq
         factor = config.rope_factor if full else 1.0
         exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
         frequencies = (1.0 / base**exponents / factor).astype(np.float32)
-        angles = op.multiply(op.unsqueeze(op.convert(positions, "f32"), ints([2, 3])), op.constant(frequencies))
+        angles = op.multiply(op.unsqueeze(op.convert(positions, "f32"), ints([0, 2, 3])), op.constant(frequencies))
         cos, sin = op.cos(angles), op.sin(angles)
         return op.concat([cos, cos], -1), op.concat([sin, sin], -1)
 
@@ -210,11 +226,17 @@ def _rotate(x: Node, rotary: Rotary, dim: int) -> Node:
     return op.add(op.multiply(x, cos), op.multiply(turned, sin))
 
 
+def _in_line(parts: Sequence[Node], cells: Node) -> Node:
+    """Attended rows [B, Q, W] of each part -> [1, M, W]."""
+    width = parts[0].get_output_partial_shape(0)[2].get_length()
+    places = [op.reshape(part, ints([-1, width]), False) for part in parts]
+    return op.unsqueeze(op.gather(op.concat(places, 0), cells, ints(0)), ints(0))
+
+
 def _layer(states: Node, layer: int) -> Node:
     return op.gather(states, ints(layer), ints(0))
 
 
 def _stack(states: Sequence[Node]) -> Node:
-    """[K, S, KV, D] of each layer -> [layers, K, KV, S, D]."""
-    stacked = op.concat([op.unsqueeze(each, ints(0)) for each in states], 0)
-    return op.transpose(stacked, ints([0, 1, 3, 2, 4]))
+    """[K, KV, S, D] of each layer -> [layers, K, KV, S, D]."""
+    return op.concat([op.unsqueeze(each, ints(0)) for each in states], 0)

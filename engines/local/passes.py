@@ -22,7 +22,7 @@ from engines.local.grouping import CHUNK, halves
 from engines.local.head_openvino import HeadRuntime
 from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime, refuse_foreign
 from engines.local.shared import Shared
-from engines.local.tree import Past, Tree, padded_length, pass_inputs
+from engines.local.tree import Past, Tree, pass_inputs
 
 Pair = tuple[Runtime, Runtime]
 MakePair = Callable[[], Pair]
@@ -121,8 +121,7 @@ class Passes:
             self._pair_thread.join()
 
     def _pass(self, runtime: Runtime, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
-        length = padded_length(trees)
-        inputs = pass_inputs(past, trees, candidates=candidates, image_token=self.image_token, length=length)
+        inputs = pass_inputs(past, trees, candidates=candidates, image_token=self.image_token, padded=True)
         logits, keys, values, hidden = runtime.run(**inputs)
         places = {int(row): place for place, row in enumerate(inputs["kept"])}
         states = {row: (keys[:, place], values[:, place]) for row, place in places.items()}

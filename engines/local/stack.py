@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from engines.checkpoint import FloatArray
 from engines.local.context import Context
@@ -16,9 +17,9 @@ _BLOCK = 64
 
 @dataclass
 class Stack:
-    """keys, values: float32 [layers, B, kv heads, room, head dim], of which a row's first `lengths[row]` count."""
+    """keys, values: float32 [layers, B, kv heads, room, head dim]; lengths: int32 [B], how many of a row's count."""
 
-    lengths: list[int]
+    lengths: npt.NDArray[np.int32]
     keys: FloatArray
     values: FloatArray
 
@@ -32,37 +33,29 @@ class Stack:
         for row, context in enumerate(contexts):
             keys[:, row, :, : context.length] = context.keys[:, :, : context.length]
             values[:, row, :, : context.length] = context.values[:, :, : context.length]
-        return cls(lengths, keys, values)
-
-    @classmethod
-    def empty(cls, like: Context, count: int) -> Stack:
-        """No past for `count` rows: one key that nothing may see, since OpenVINO refuses zero of them."""
-        layers, heads, _, dim = like.keys.shape
-        zeros = np.zeros((layers, count, heads, 1, dim), np.float32)
-        return cls([0] * count, zeros, zeros)
+        return cls(np.array(lengths, np.int32), keys, values)
 
     @property
     def room(self) -> int:
         return self.keys.shape[3]
 
     @property
-    def nothing(self) -> Context:
-        """What rows with a past of their own share."""
-        layers, _, heads, _, dim = self.keys.shape
-        zeros = np.zeros((layers, heads, 1, dim), np.float32)
-        return Context(0, zeros, zeros)
+    def places(self) -> npt.NDArray[np.int32]:
+        """int32 [B]: each row has its own."""
+        return np.arange(len(self.lengths), dtype=np.int32)
 
     def fits(self, more: int) -> bool:
         """Whether each row has room for so many tokens."""
-        return max(self.lengths) + more <= self.room
+        return int(self.lengths.max()) + more <= self.room
 
     def append(self, row: int, keys: FloatArray, values: FloatArray, places: Sequence[int]) -> None:
         """Put the states at `places` of one row's pass behind it. keys, values: [layers, kv heads, S, head dim]."""
-        place = slice(self.lengths[row], self.lengths[row] + len(places))
+        begin = int(self.lengths[row])
+        place = slice(begin, begin + len(places))
         self.keys[:, row, :, place] = keys[:, :, list(places)]
         self.values[:, row, :, place] = values[:, :, list(places)]
         self.lengths[row] = place.stop
 
     def context(self, row: int) -> Context:
         """One row's, as a view."""
-        return Context(self.lengths[row], self.keys[:, row], self.values[:, row])
+        return Context(int(self.lengths[row]), self.keys[:, row], self.values[:, row])

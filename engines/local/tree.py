@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from engines.checkpoint import FloatArray
 from engines.local.context import Context
+from engines.local.grouping import parts
 from engines.local.shared import Shared
 from engines.local.stack import Stack
 
@@ -73,63 +74,68 @@ def pass_inputs(
     *,
     candidates: Sequence[int],
     image_token: int,
-    length: int | None = None,
+    padded: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
-    """The forward's inputs for trees behind a context that all share, or as `Past` has it: rows are padded on the
-    right, where nobody looks, to this length, or to the longest of them.
+    """The forward's inputs for trees behind a context that all share, or as `Past` has it.
 
-    `rows` are each tree's ends; a tree with fewer ends than another reads its first one again. `kept` are the trees
-    that are not the last of their rows.
+    padded: to sizes that are met again, at the end, where nobody looks. `rows` are each tree's ends; a tree with fewer
+    ends than another reads its first one again. `kept` are the trees that are not the last of their rows.
     """
-    count, length = len(trees), length or max(tree.length for tree in trees)
-    if isinstance(past, Stack):
-        shared, own = Shared.one(past.nothing, count), past
-    else:
-        shared = Shared.one(past, count) if isinstance(past, Context) else past
-        own = Stack.empty(shared.context(0), count)
-    starts = shared.lengths[shared.places] + own.lengths
+    size = padded_size if padded else int
+    sizes = [size(tree.length) for tree in trees]
+    count, length, total = len(trees), max(sizes), size(sum(tree.length for tree in trees))
+    pasts = Shared.one(past, count) if isinstance(past, Context) else past
+    longer, shorter = parts(sizes)
+    columns = max((sizes[row] for row in shorter), default=0)
+    begins = np.zeros(count, np.int32)
+    begins[longer] = np.arange(len(longer)) * length
+    begins[shorter] = len(longer) * length + np.arange(len(shorter)) * columns
     most_ends = max(len(tree.ends) for tree in trees)
-    ids = np.zeros((count, length), np.int32)
-    positions = np.empty((count, length), np.int32)
-    visible = np.zeros((count, length, own.room + length), np.bool_)
-    slots = np.full((count, length), -1, np.int32)
+    ids, positions, cells = (np.zeros(total, np.int32) for _ in range(3))
+    slots = np.full(total, -1, np.int32)
+    grid = np.zeros((count, length), np.int32)
+    visible = np.zeros((count, length, length), np.bool_)
     rows = np.zeros((count, most_ends), np.int32)
     features: list[FloatArray] = []
-    used = 0
-    for row, (tree, start) in enumerate(zip(trees, starts, strict=True)):
-        ends = tree.ends
+    used = first = 0
+    for row, (tree, start) in enumerate(zip(trees, pasts.lengths[pasts.places], strict=True)):
+        ends, trunk = tree.ends, len(tree.trunk)
         rows[row] = [*ends, *[ends[0]] * (most_ends - len(ends))]
-        trunk = len(tree.trunk)
-        ids[row, : tree.length] = [*tree.trunk, *(id for branch in tree.branches for id in branch)]
-        visible[row, :, : own.lengths[row]] = True
-        seen = visible[row, :, own.room :]
-        positions[row] = start
-        positions[row, :trunk] += np.arange(trunk, dtype=np.int32)
+        line = slice(first, first + tree.length)
+        grid[row, : tree.length] = np.arange(line.start, line.stop)
+        cells[line] = begins[row] + np.arange(tree.length)
+        ids[line] = [*tree.trunk, *(id for branch in tree.branches for id in branch)]
+        behind = [trunk + np.arange(len(branch)) for branch in tree.branches]
+        positions[line] = start + np.concatenate([np.arange(trunk), *behind])
+        seen = visible[row]
         seen[:trunk, :trunk] = _before(trunk)
         for end, branch in zip(ends[1:], tree.branches, strict=True):
             place = slice(end + 1 - len(branch), end + 1)
-            positions[row, place] += trunk + np.arange(len(branch), dtype=np.int32)
             seen[place, :trunk] = True
             seen[place, place] = _before(len(branch))
-        # A padded row that sees nothing would be divided by zero; it may see itself.
-        padding = np.arange(tree.length, length)
-        seen[padding, padding] = True
+        # An empty place that sees nothing would be divided by zero; it may see itself.
+        empty = np.arange(tree.length, length)
+        seen[empty, empty] = True
         if tree.features is not None:
             for begin, stop in image_blocks(tree.trunk, image_token):
                 seen[begin:stop, begin:stop] = True
-                slots[row, begin:stop] = used + np.arange(stop - begin)
+                slots[first + begin : first + stop] = used + np.arange(stop - begin)
                 used += stop - begin
             features.append(tree.features)
+        first = line.stop
     inputs: dict[str, npt.NDArray[Any]] = {
         "ids": ids,
         "positions": positions,
+        "grid": grid,
+        "cells": cells,
+        "longer": np.array(longer, np.int32),
+        "shorter": np.array(shorter, np.int32),
+        "columns": np.array([columns], np.int32),
         "visible": visible,
-        "prefix_keys": shared.keys,
-        "prefix_values": shared.values,
-        "prefix_lengths": shared.lengths,
-        "prefix_of": shared.places,
-        "own_keys": own.keys,
-        "own_values": own.values,
+        "past_keys": pasts.keys,
+        "past_values": pasts.values,
+        "past_lengths": pasts.lengths,
+        "past_of": pasts.places,
         "rows": rows,
         "candidates": np.asarray(candidates, np.int32),
         "kept": np.array([row for row, tree in enumerate(trees) if not tree.last], np.int32),
@@ -139,13 +145,15 @@ def pass_inputs(
     return inputs
 
 
-def padded_length(trees: Sequence[Tree]) -> int:
-    """Tokens of each row of a served pass: the longest tree's, rounded up to 1, 2, 4 or a multiple of 8.
+def padded_size(tokens: int) -> int:
+    """Of the rows of a served pass, and of all its tokens: rounded up to 1, 2, 4 or a multiple of 8, of 32 above 256.
 
-    OpenVINO makes its kernels anew for each length that it meets, and keeps them: some megabytes each.
+    OpenVINO makes its kernels anew for each size that it meets, and keeps them: some megabytes each.
     """
-    longest = max(tree.length for tree in trees)
-    return 1 << (longest - 1).bit_length() if longest <= 8 else -(-longest // 8) * 8
+    if tokens <= 8:
+        return 1 << (tokens - 1).bit_length()
+    step = 8 if tokens <= 256 else 32
+    return -(-tokens // step) * step
 
 
 def image_blocks(ids: Sequence[int], image_token: int) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from engines.local.context import Context
-from engines.local.grouping import CHUNK, MOST_PREFIX, MOST_ROWS, SHORT, nearest, size_class
+from engines.local.grouping import CHUNK, MOST_PREFIX, MOST_ROWS, SHORT, size_class, together
 from engines.local.image_cache import ImageCache
 from engines.local.passes import Passes, Result
 from engines.local.prefix_cache import PrefixCache
@@ -20,7 +20,7 @@ from engines.local.row import Row
 from engines.local.shared import Shared, Shelf
 from engines.local.stack import Stack
 from engines.local.steps import Seen
-from engines.local.tree import Past, Tree, padded_length
+from engines.local.tree import Past, Tree, padded_size
 
 Pick = Callable[[Sequence[Row]], list[Row]]
 """Of all rows, those that share the next pass of one kind."""
@@ -129,7 +129,7 @@ class Turns:
         self._first_is_next = False
         # A row that is read in pieces goes alone.
         fitting = [first[0], *(row for row in first[1:] if _length(row) <= CHUNK and _may_share(row, first[0]))]
-        chosen = nearest([_length(row) for row in fitting]) if _length(first[0]) <= CHUNK else [0]
+        chosen = together([_length(row) for row in fitting]) if _length(first[0]) <= CHUNK else [0]
         return self._begin, [fitting[index] for index in chosen]
 
     def _see(self, rows: Sequence[Row]) -> None:
@@ -219,7 +219,7 @@ class Turns:
 
     def _run(self, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
         tokens = sum(tree.length for tree in trees)
-        padding = len(trees) * padded_length(trees) - tokens
+        padding = padded_size(tokens) - tokens
         self._counts.update(passes=1, pass_rows=len(trees), pass_tokens=tokens, padding_tokens=padding)
         return self._passes.run(past, trees, candidates)
 

@@ -228,12 +228,12 @@ def test_more_rows_than_share_a_pass_all_get_their_turn(engine: LocalEngine) -> 
 
 
 class Held:
-    """Passes of which the first waits until it is let go; `lengths`: of the first row of each."""
+    """Passes of which the first waits until it is let go; `lengths`: of the rows of each."""
 
     def __init__(self, passes: Passes) -> None:
         self._passes = passes
         self.began, self.go = threading.Event(), threading.Event()
-        self.lengths: list[int] = []
+        self.lengths: list[list[int]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._passes, name)
@@ -241,15 +241,15 @@ class Held:
     def run(self, past: Any, trees: Sequence[Any], candidates: Sequence[int]) -> Any:
         self.began.set()
         assert self.go.wait(10)
-        self.lengths.append(trees[0].length)
+        self.lengths.append([tree.length for tree in trees])
         return self._passes.run(past, trees, candidates)
 
 
 def test_of_what_waits_for_a_pass_the_higher_priority_goes_first(passes: Passes) -> None:
     held = Held(passes)
     engine = tiny_engine(held)  # type: ignore[arg-type]
-    # Of very different lengths, each goes alone.
-    lengths = (100, 180, 320, 570, 1000)
+    # No more than two of them fit into a pass.
+    lengths = (690, 695, 700, 705, 710)
     jobs = [replace(job(length, seed=length), priority=number % 3) for number, length in enumerate(lengths)]
     with ThreadPoolExecutor(8) as pool:
         pool.submit(engine.run, [job(5)])
@@ -259,8 +259,9 @@ def test_of_what_waits_for_a_pass_the_higher_priority_goes_first(passes: Passes)
             time.sleep(0.001)
         held.go.set()
         assert all(isinstance(other.result()[0], Answer) for other in others)
-    behind = [length - len(PROGRAM.segments[0].ids) for length in held.lengths[1:]]  # type: ignore[union-attr]
-    assert [next(j.priority for j in jobs if len(j.ids) == length) for length in behind] == [2, 1, 1, 0, 0]
+    head = len(PROGRAM.segments[0].ids)  # type: ignore[union-attr]
+    priority = {len(asked.ids) + head: asked.priority for asked in jobs}
+    assert [[priority[length] for length in rows] for rows in held.lengths[1:]] == [[2, 1], [1, 0], [0]]
 
 
 def test_a_batch_is_cut_once_there_is_a_pair_and_answers_the_same(passes: Passes, either: Passes) -> None:

@@ -93,17 +93,17 @@ def test_a_features_row_stands_where_its_slot_says_as_it_is(tiny: Tiny) -> None:
     meant[[2, 3, 7]] = words[[2, 0, 1]]
     inputs = tiny.inputs(meant)
     wanted = tiny.logits(inputs)
-    slots = np.full((1, 9), -1, np.int32)
-    slots[0, [2, 3, 7]] = [2, 0, 1]
+    slots = np.full(9, -1, np.int32)
+    slots[[2, 3, 7]] = [2, 0, 1]
     inputs["ids"] = inputs["ids"].copy()
-    inputs["ids"][0, [2, 3, 7]] = IMAGE  # beyond the embedding's rows
+    inputs["ids"][[2, 3, 7]] = IMAGE  # beyond the embedding's rows
     got = tiny.logits(inputs | {"slots": slots, "features": tiny.embedding[words] * np.float32(HIDDEN**0.5)})
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_without_image_tokens_features_change_nothing(tiny: Tiny) -> None:
     inputs = tiny.inputs(random_ids(9))
-    slots = np.full((1, 9), -1, np.int32)
+    slots = np.full(9, -1, np.int32)
     features = np.full((2, HIDDEN), 1e3, np.float32)
     np.testing.assert_array_equal(tiny.logits(inputs), tiny.logits(inputs | {"slots": slots, "features": features}))
 

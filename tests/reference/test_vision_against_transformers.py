@@ -139,7 +139,7 @@ def _scaled(inputs: Inputs) -> None:
 
 
 def _causal(inputs: Inputs) -> None:
-    length = inputs["ids"].shape[1]
+    length = inputs["grid"].shape[1]
     inputs["visible"][:, :, -length:] &= np.tril(np.ones((length, length), np.bool_))
 
 

@@ -36,8 +36,8 @@ class Clocked:
 
     def run(self, **inputs: Any) -> None:
         Clocked.now += next(self.seconds[self.name])
-        batch, length = inputs["ids"].shape
-        self.passes.append((self.name, batch, length, inputs["prefix_keys"].shape[3]))
+        batch, length = inputs["grid"].shape
+        self.passes.append((self.name, batch, length, inputs["past_keys"].shape[3]))
 
 
 @pytest.fixture

@@ -187,11 +187,11 @@ def test_progress_is_told_and_nothing_else_is_shown(tiny: Tiny, capfd: pytest.Ca
     [
         ("ids", lambda ids: ids.astype(np.int64), "input 1: ids is int64"),
         ("visible", lambda seen: seen.astype(np.float32), "visible is float32"),
-        ("positions", lambda places: places[0], "positions is int32"),
+        ("positions", lambda places: places[None], "positions is int32"),
         ("features", lambda rows: rows[:, :-1], "features is float32"),
-        ("prefix_keys", lambda keys: keys * np.float32("nan"), "prefix_keys is not finite"),
-        ("positions", lambda places: places[:, :-1], "can't be run"),
-        ("prefix_values", lambda values: values[:, :, :, :0], "can't be run"),
+        ("past_keys", lambda keys: keys * np.float32("nan"), "past_keys is not finite"),
+        ("visible", lambda seen: seen[:, :-1], "can't be run"),
+        ("slots", lambda slots: slots[:-1], "can't be run"),
     ],
 )
 def test_inputs_that_do_not_fit_the_graph_are_refused(tiny: Tiny, name: str, change: Any, message: str) -> None:
