@@ -36,6 +36,7 @@ from benchmarks.served import followed
 from engines.bundle import OPENVINO, Bundle, open_engine
 from engines.local.context import Context
 from engines.local.passes import Passes
+from engines.local.shape import Shape
 from engines.local.tree import Tree
 from engines.program import Program, program_for
 from engines.protocol import Answer, Engine, Job
@@ -114,6 +115,7 @@ class Bench:
             Lever("categories over the names, not plain decoding", self._decoded_categories, self._categories),
             Lever(f"{TOGETHER} requests in a batch, not one by one", self._one_by_one, self._batch),
             Lever(f"{TOGETHER} of as many policies in a batch, not one by one", self._policies_apart, self._policies),
+            Lever(f"{TOGETHER} texts in one line, not each padded to the longest", self._padded, self._in_line),
         ]
         if self._size:
             every.append(Lever("equal images seen once", self._new_image, self._known_image))
@@ -143,6 +145,12 @@ class Bench:
     def _policies_apart(self, number: int) -> Labels:
         return [label for job in self._under_policies(number) for label in self._labels([job])]
 
+    def _in_line(self, number: int) -> Labels:
+        return self._rows(number, padded=False)
+
+    def _padded(self, number: int) -> Labels:
+        return self._rows(number, padded=True)
+
     def _categories(self, number: int) -> Labels:
         return self._labels([self._job(number, Mode.CATEGORIES)])
 
@@ -164,11 +172,27 @@ class Bench:
         margins(self._engine, Job(built.ids, built.prefix_length, self._judging, picture(self._size, seed)))
         return []
 
-    def _decoded(self, job: Job) -> Labels:
-        prefix, rest = job.split
+    def _rows(self, number: int, *, padded: bool) -> Labels:
+        """The graph alone; padding is a branch that nobody reads."""
+        jobs = [self._job(number + each) for each in range(TOGETHER)]
+        trunks = [(*job.split[1], *Shape.of(job.program).head) for job in jobs]
+        missing = [max(map(len, trunks)) - len(trunk) if padded else 0 for trunk in trunks]
+        trees = [
+            Tree(trunk, (trunk[-1:] * count,) if count else (), last=True)
+            for trunk, count in zip(trunks, missing, strict=True)
+        ]
+        choice = jobs[0].program.choices[0]
+        results = self._graphs.run(self._context(jobs[0].split[0]), trees, (choice.safe, choice.unsafe))
+        return [bool(result.logits[0, 1] >= result.logits[0, 0]) for result in results]
+
+    def _context(self, prefix: tuple[int, ...]) -> Context:
         if prefix not in self._contexts:
             self._contexts[prefix] = self._graphs.extend(self._graphs.empty, prefix) if prefix else self._graphs.empty
-        context, choice, labels = self._contexts[prefix], job.program.choices[0], Labels()
+        return self._contexts[prefix]
+
+    def _decoded(self, job: Job) -> Labels:
+        prefix, rest = job.split
+        context, choice, labels = self._context(prefix), job.program.choices[0], Labels()
         for id in (*self._said[tuple(job.ids.tolist())], self._builder.end_of_turn):
             [result] = self._graphs.run(context, [Tree(rest)], (choice.safe, choice.unsafe))
             self._graphs.best_of(result.hidden[:1], [frozenset()])

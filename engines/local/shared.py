@@ -51,6 +51,10 @@ class Shelf:
         self._takes = 0
         self._keys = self._values = np.zeros((0, 0, 0, 0, 0), np.float32)
 
+    @property
+    def nbytes(self) -> int:
+        return self._keys.nbytes + self._values.nbytes
+
     def take(self, contexts: Sequence[Context]) -> Shared:
         """contexts: of each row, one at least and MOST_ROWS at most. Valid until the next call."""
         if all(context is contexts[0] for context in contexts):

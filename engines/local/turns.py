@@ -72,8 +72,11 @@ class Turns:
                     self._changed.notify_all()
 
     def statistics(self) -> dict[str, float]:
-        """Passes so far, their rows and tokens, and tokens of padding beside them."""
-        return {name: float(count) for name, count in self._counts.items()}
+        """Passes so far, their rows and tokens, and tokens of padding beside them; memory of the shelf."""
+        return {
+            **{name: float(count) for name, count in self._counts.items()},
+            "shelf_bytes": float(self._shelf.nbytes),
+        }
 
     def _turn(self) -> None:
         with self._changed:
@@ -145,7 +148,10 @@ class Turns:
     def _begin(self, rows: Sequence[Row]) -> None:
         """First steps behind prefixes."""
         began = time.monotonic()
-        self._read(self._shelf.take(self._prefixes_of(rows)), rows)
+        contexts = self._prefixes_of(rows)
+        rows = [row for row in rows if not row.done]
+        if rows:
+            self._read(self._shelf.take([contexts[row.prefix] for row in rows]), rows)
         ended = time.monotonic()
         self._answered = sum(row.done for row in rows)
         self._patient_until = ended + min(_PATIENCE * (ended - began), _MOST_PATIENCE_S)
@@ -180,17 +186,21 @@ class Turns:
         self._stacks[size] = (list(rows), stack)
         self._step(stack, rows)
 
-    def _prefixes_of(self, rows: Sequence[Row]) -> list[Context]:
-        """The context of each row's prefix, from the cache or computed; the same one for the same ids."""
+    def _prefixes_of(self, rows: Sequence[Row]) -> dict[tuple[int, ...], Context]:
+        """The contexts of these rows' prefixes, cached or computed. Rows whose prefix can't be had are ended."""
         began = time.monotonic()
         found: dict[tuple[int, ...], tuple[Context, bool]] = {(): (self._passes.empty, False)}
         for row in rows:
-            if (ids := row.prefix) not in found:
-                found[ids] = self._prefixes.obtain(ids, partial(self._passes.extend, self._passes.empty, ids))
+            try:
+                if (ids := row.prefix) not in found:
+                    found[ids] = self._prefixes.obtain(ids, partial(self._passes.extend, self._passes.empty, ids))
+            except Exception as error:
+                row.fail(error)
+                continue
             row.reused = found[ids][0].length if found[ids][1] else 0
         for row in rows:
             row.took("prefix", began)
-        return [found[row.prefix][0] for row in rows]
+        return {ids: context for ids, (context, _) in found.items()}
 
     def _step(self, past: Past, rows: Sequence[Row]) -> None:
         """One pass that reads the trees of all these rows to their ends."""

@@ -222,6 +222,33 @@ def test_a_pass_that_fails_fails_its_rows_and_no_others(passes: Passes, monkeypa
     assert isinstance(engine.run([job(30, seed=1)])[0], Answer)
 
 
+def test_a_prefix_that_cannot_be_had_fails_its_rows_and_no_others_of_the_pass(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extend = Passes.extend
+
+    def refuse(self: Passes, context: Any, ids: Sequence[int], *rest: Any) -> Any:
+        if len(ids) == 12:
+            raise MemoryError("no room")
+        return extend(self, context, ids, *rest)
+
+    monkeypatch.setattr(Passes, "extend", refuse)
+    held = Held(passes)
+    engine = tiny_engine(held)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(engine.run, [job(5)])
+        assert held.began.wait(10)
+        lame, *others = (pool.submit(engine.run, [job(30, prefix=prefix, seed=prefix)]) for prefix in (12, 10, 20))
+        while len(engine._turns._arrived) < 3:
+            time.sleep(0.001)
+        held.go.set()
+        with pytest.raises(MemoryError):
+            lame.result()
+        assert all(isinstance(other.result()[0], Answer) for other in others)
+    assert len(held.lengths[-1]) == 2, "the others went in one pass"
+    assert isinstance(engine.run([job(30, prefix=10, seed=3)])[0], Answer)
+
+
 def test_more_rows_than_share_a_pass_all_get_their_turn(engine: LocalEngine) -> None:
     jobs = [job(20, prefix=10, seed=number, program=PROGRAMS[5]) for number in range(2 * MOST_ROWS + 3)]
     assert all(isinstance(answer, Answer) for answer in engine.run(jobs))
