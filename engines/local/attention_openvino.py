@@ -7,6 +7,7 @@ are what the plugin takes for one operation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openvino import opset13 as op
@@ -25,17 +26,17 @@ class Pasts:
     @classmethod
     def of(cls, keys: Node, lengths: Node) -> Pasts:
         """keys [layers, G, KV, T, D]."""
-        return cls(op.range(ints(0), op.squeeze(size(keys, 3), ints(0)), ints(1), "i32"), lengths)
+        return cls(op.range(ints(0), op.squeeze(_size(keys, 3), ints(0)), ints(1), "i32"), lengths)
 
     def places(self, rows: Node) -> Node:
         """Of the tokens of the pasts that int32 [B] names, in a `pool`: int32 [B, T]."""
-        begins = op.multiply(op.unsqueeze(rows, ints(1)), size(self.positions, 0))
+        begins = op.multiply(op.unsqueeze(rows, ints(1)), _size(self.positions, 0))
         return op.add(begins, op.unsqueeze(self.positions, ints(0)))
 
     @property
     def end(self) -> Node:
         """The first place behind all of them in a `pool`: int32 [1]."""
-        return op.multiply(size(self.lengths, 0), size(self.positions, 0))
+        return op.multiply(_size(self.lengths, 0), _size(self.positions, 0))
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Rows:
             near = op.less(op.subtract(asking, pasts.positions), ints(window))
             over_past = op.logical_and(over_past, near)
             over_pass = op.logical_and(over_pass, op.less(op.subtract(asking, seen), ints(window)))
-        shape = op.concat([op.shape_of(self.asking, "i32"), size(pasts.positions, 0)], 0)
+        shape = op.concat([op.shape_of(self.asking, "i32"), _size(pasts.positions, 0)], 0)
         visible = op.concat([op.broadcast(over_past, shape), over_pass], 2)
         return op.unsqueeze(op.select(visible, floats(0.0), floats(-1e30)), ints(1))
 
@@ -87,26 +88,22 @@ class Rows:
 
 def line(states: Node) -> Node:
     """Keys or values of the pass [1, M, KV, D] -> [KV, M, D]."""
-    return op.squeeze(states if _heads(states, 2) == 1 else swap(states, 1, 2), ints(0 if _heads(states, 2) > 1 else 2))
+    return op.squeeze(states, ints(2)) if _sized(states, 2) == 1 else op.squeeze(swap(states, 1, 2), ints(0))
 
 
 def pool(past: Node, states: Node) -> Node:
     """Keys or values of all pasts [G, KV, T, D], and behind them the pass's [KV, M, D] -> [KV, G * T + M, D]."""
-    heads, dim = (past.get_output_partial_shape(0)[axis].get_length() for axis in (1, 3))
+    heads, dim = _sized(past, 1), _sized(past, 3)
     past = op.reshape(past if heads == 1 else swap(past, 0, 1), ints([heads, -1, dim]), False)
     return op.concat([past, states], 1)
 
 
 def in_rows(pooled: Node, places: Node) -> Node:
     """What stands at places int32 [B, L] of [KV, N, D] -> [B, KV, L, D]."""
-    if _heads(pooled, 0) == 1:
+    if _sized(pooled, 0) == 1:
         # With one head it is a matter of the shape alone.
         return op.gather(op.squeeze(pooled, ints(0)), op.unsqueeze(places, ints(1)), ints(0))
     return op.transpose(op.gather(pooled, places, ints(1)), ints([1, 0, 2, 3]))
-
-
-def _heads(x: Node, axis: int) -> int:
-    return int(x.get_output_partial_shape(0)[axis].get_length())
 
 
 def to_rows(x: Node, grid: Node) -> Node:
@@ -114,17 +111,24 @@ def to_rows(x: Node, grid: Node) -> Node:
     return op.gather(op.squeeze(x, ints(0)), grid, ints(0))
 
 
+def in_line(parts: Sequence[Node], cells: Node) -> Node:
+    """What rows attended [B, Q, W], part behind part, at the places cells int32 [M] -> [1, M, W]."""
+    width = _sized(parts[0], 2)
+    places = op.concat([op.reshape(part, ints([-1, width]), False) for part in parts], 0)
+    return op.unsqueeze(op.gather(places, cells, ints(0)), ints(0))
+
+
 def attend(config: TextConfig, q: Node, k: Node, v: Node, mask: Node) -> Node:
     """q [B, Q, H, D], scaled; k, v [B, KV, L, D]; mask [B, 1, Q, L] -> [B, Q, H * D]."""
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    group, length = heads // kv_heads, size(q, 1)
+    group, length = heads // kv_heads, _size(q, 1)
     q = swap(q, 1, 2)
     if kv_heads > 1:
         # Heads of one group beside each other, groups as rows: a product takes each key once for all of them.
         q = op.reshape(q, op.concat([ints([-1, group]), length, ints([dim])], 0), False)
-        k, v = (op.reshape(each, op.concat([ints([-1, 1]), size(each, 2), ints([dim])], 0), False) for each in (k, v))
-        mask = op.broadcast(mask, op.concat([size(mask, 0), ints([kv_heads]), length, size(mask, 3)], 0))
-        mask = op.reshape(mask, op.concat([ints([-1, 1]), length, size(k, 2)], 0), False)
+        k, v = (op.reshape(each, op.concat([ints([-1, 1]), _size(each, 2), ints([dim])], 0), False) for each in (k, v))
+        mask = op.broadcast(mask, op.concat([_size(mask, 0), ints([kv_heads]), length, _size(mask, 3)], 0))
+        mask = op.reshape(mask, op.concat([ints([-1, 1]), length, _size(k, 2)], 0), False)
     seen = op.softmax(op.add(op.matmul(q, k, False, True), mask), -1)
     out = op.matmul(seen, v, False, False)
     if kv_heads > 1:
@@ -136,6 +140,11 @@ def _first(x: Node, count: Node, axis: int) -> Node:
     return op.slice(x, ints([0]), count, ints([1]), ints([axis]))
 
 
-def size(x: Node, axis: int) -> Node:
+def _size(x: Node, axis: int) -> Node:
     """int32 [1]."""
     return op.gather(op.shape_of(x, "i32"), ints([axis]), ints(0))
+
+
+def _sized(x: Node, axis: int) -> int:
+    """One that the graph knows."""
+    return int(x.get_output_partial_shape(0)[axis].get_length())

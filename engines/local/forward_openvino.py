@@ -14,7 +14,7 @@ from openvino import opset13 as op
 from tritonguard.errors import BundleError
 
 from engines.checkpoint import Checkpoint, TextConfig
-from engines.local.attention_openvino import Pasts, Rows, attend, in_rows, line, pool, to_rows
+from engines.local.attention_openvino import Pasts, Rows, attend, in_line, in_rows, line, pool, to_rows
 from engines.local.graph_nodes import Node, Stored, floats, ints, model, split_heads, weight
 
 INPUTS = (
@@ -153,7 +153,7 @@ class _Builder:
                     attend(config, to_rows(q, part.asking), in_rows(k, at), in_rows(v, at), mask)
                     for part, at, mask in zip(parts, seen, masks[full], strict=True)
                 ]
-                h = _in_line(attended, cells)
+                h = in_line(attended, cells)
             else:
                 # What nobody reads is not computed.
                 x, h, cos, sin = (to_rows(each, ends.asking) for each in (x, h, *rotary[full]))
@@ -224,13 +224,6 @@ def _rotate(x: Node, rotary: Rotary, dim: int) -> Node:
     low, high = op.variadic_split(x, ints(3), ints([dim // 2, -1])).outputs()
     turned = op.concat([op.multiply(high, floats(-1.0)), low], -1)
     return op.add(op.multiply(x, cos), op.multiply(turned, sin))
-
-
-def _in_line(parts: Sequence[Node], cells: Node) -> Node:
-    """Attended rows [B, Q, W] of each part -> [1, M, W]."""
-    width = parts[0].get_output_partial_shape(0)[2].get_length()
-    places = [op.reshape(part, ints([-1, width]), False) for part in parts]
-    return op.unsqueeze(op.gather(op.concat(places, 0), cells, ints(0)), ints(0))
 
 
 def _layer(states: Node, layer: int) -> Node:
