@@ -9,6 +9,7 @@ time with. Both ways must come to the same labels: exit 1 where they don't.
 plain decoding     the same answer and its end token by token, each over the whole vocabulary, behind the same cached
                    policy: what an engine does that does not know the answer's program. It is told each token, since the
                    embedded checkpoint, left alone, writes no verdict
+padded             the graph alone, with a branch that nobody reads behind each text, as long as the longest needs
 """
 
 from __future__ import annotations
@@ -287,6 +288,7 @@ def main(argv: list[str] | None = None) -> int:
         if bundle.target != OPENVINO:
             raise BundleError("these levers are the local engine's; this bundle is for another one")
         engine, graphs = open_engine(bundle), Passes.load(bundle.folder)
+        graphs.wait_for_pair()
     except GuardError as error:
         print(f"levers: {error}", file=sys.stderr)
         return 2

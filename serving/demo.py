@@ -2,8 +2,9 @@
 
     python -m serving.demo --bundle build/bundle
 
-Every example is sent once: prompts, responses, images, policies, categories and reasoning. Exit code 0 if all
-but at most two got the expected verdict, 1 otherwise.
+Every example is sent once: prompts, responses, images, policies, categories and reasoning. A server that loses a
+process is started again, once, and asked again. Exit code 0 if all but at most two got the expected verdict, 1
+otherwise.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from serving.serve_options import add_bundle
 MOST_WRONG = 2
 ASKED: tuple[Example, ...] = EXAMPLES + NAMED
 POLICIES = Path(__file__).resolve().parent.parent / "policies"
-LOST = "a stage of the server died; the server is started again, as tritonguard-serve does, and asked again."
+LOST = "a process of the server died; the server is started again, as tritonguard-serve does, and asked again."
 _DEADLINE_S = 60.0
 
 
@@ -68,19 +69,20 @@ def main(argv: Sequence[str] | None = None, *, console: Console | None = None) -
 
 
 def _judge_all(server: TritonServer, console: Console) -> list[Row]:
-    """Ask everything. Raises LaunchError where a server that lost a stage does not come up again."""
+    """Ask everything. Raises LaunchError where a server that lost a process does not come up again."""
     url = server.endpoints.grpc
     console.print(f"Triton is ready at {url} (gRPC); {len(ASKED)} requests, one after the other")
-    rows = []
+    rows, restarted = list[Row](), False
     with (
         Guard(url, policy=Policy(on_error="raise"), deadline_s=_DEADLINE_S) as guard,
         console.status("moderating"),
     ):
         for example in ASKED:
             row = judge(example, guard.check_request)
-            if row.error and server.has_lost_a_stage():
+            if row.error and not restarted and server.has_lost_a_stage():
                 console.print(Text(f"{example.id}: {LOST}{server.tail()}", style="yellow"))
                 server.restart()
+                restarted = True
                 row = judge(example, guard.check_request)
             rows.append(row)
     return rows

@@ -23,6 +23,8 @@ _DESCRIPTIONS = {
     "answer_cache_lookups": "answers looked for among those that are kept",
     "answer_cache_entries": "requests whose answers are kept",
     "answer_cache_bytes": "memory that kept answers take",
+    "padding_tokens": "tokens by which passes were rounded up",
+    "shelf_bytes": "memory of prefixes that share passes with others",
 }
 
 

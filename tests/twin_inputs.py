@@ -14,12 +14,12 @@ INTEGERS = ("ids", "positions", "rows", "candidates", "slots")
 
 def torch_inputs(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
     """The twin has rows where the graph has a line of tokens, gets each row's past as the row's own, and tells the keys
-    and values of all rows, so that inputs ask for no less."""
+    and values of all tokens, so that inputs ask for no less."""
     grid, past_of, lengths = (inputs[name] for name in ("grid", "past_of", "past_lengths"))
-    assert inputs["kept"].tolist() == list(range(len(grid)))
+    assert inputs["kept"].tolist() == list(range(len(inputs["ids"])))
     known = np.arange(inputs["past_keys"].shape[3]) < lengths[past_of][:, None]
     known = np.broadcast_to(known[:, None], (*grid.shape, known.shape[1]))
-    nothing = np.zeros_like(inputs["past_keys"][:, 0, :, :1])
+    nothing = inputs["past_keys"][:, 0, :, :0]
     found = {name: inputs[name] for name in ("rows", "candidates")}
     found |= {name: inputs[name][grid] for name in ("ids", "positions", "slots") if name in inputs}
     found |= {name: inputs[name] for name in ("features",) if name in inputs}
@@ -27,7 +27,6 @@ def torch_inputs(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tens
         "visible": np.concatenate([known, inputs["visible"]], axis=2),
         "prefix_keys": nothing,
         "prefix_values": nothing,
-        "prefix_length": np.zeros(1, np.int64),
         "own_keys": inputs["past_keys"][:, past_of],
         "own_values": inputs["past_values"][:, past_of],
     }

@@ -40,7 +40,7 @@ def vary(
     """`prompts` of those asked, without those that think, each in `companies` batches of every size of SIZES.
 
     They go to the scheduler as one request, which keeps them together. Half of the companies are of the same policy and
-    about as long, so that the engine has every reason to put them into one pass; half are of any. The prompt's place
+    about as long; half are of any. The prompt's place
     among them is random. Raises RuntimeError where a prompt alone gets no answer.
     """
     quick = [one for one in asked if one.row.mode is not Mode.THINK]

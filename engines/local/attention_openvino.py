@@ -1,8 +1,7 @@
 """Attention of the OpenVINO forward: rows of tokens, each behind what it goes on behind.
 
 Tokens of a pass stand in a line; here alone they have rows. Keys of all pasts and of the pass stand in a pool, out of
-which each row takes its own: copying them costs a hundredth of a pass, and product, mask, softmax and product in a row
-are what the plugin takes for one operation.
+which each row takes its own. Product, mask, softmax and product in a row are what the plugin takes for one operation.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Pasts:
 
     @classmethod
     def of(cls, keys: Node, lengths: Node) -> Pasts:
-        """keys [layers, G, KV, T, D]."""
+        """keys [layers, G, KV, T, D]; lengths int32 [G]."""
         return cls(op.range(ints(0), op.squeeze(_size(keys, 3), ints(0)), ints(1), "i32"), lengths)
 
     def places(self, rows: Node) -> Node:
@@ -49,8 +48,8 @@ class Rows:
     visible: Node
     past: Node
 
-    def of(self, rows: Node, columns: Node | None = None) -> Rows:
-        """These rows, int32, alone: whole, or their first columns."""
+    def only(self, rows: Node, columns: Node | None = None) -> Rows:
+        """These rows, int32, alone: whole, or their first columns int32 [1]."""
         asking, seen, visible, past = (
             op.gather(each, rows, ints(0)) for each in (self.asking, self.seen, self.visible, self.past)
         )
@@ -112,7 +111,7 @@ def to_rows(x: Node, grid: Node) -> Node:
 
 
 def in_line(parts: Sequence[Node], cells: Node) -> Node:
-    """What rows attended [B, Q, W], part behind part, at the places cells int32 [M] -> [1, M, W]."""
+    """What rows attended [B, Q, W], at the places cells int32 [M], counted through all parts -> [1, M, W]."""
     width = _sized(parts[0], 2)
     places = op.concat([op.reshape(part, ints([-1, width]), False) for part in parts], 0)
     return op.unsqueeze(op.gather(places, cells, ints(0)), ints(0))
@@ -137,6 +136,7 @@ def attend(config: TextConfig, q: Node, k: Node, v: Node, mask: Node) -> Node:
 
 
 def _first(x: Node, count: Node, axis: int) -> Node:
+    """count: int32 [1]."""
     return op.slice(x, ints([0]), count, ints([1]), ints([axis]))
 
 

@@ -1,7 +1,7 @@
 """The local engine: decode programs on the OpenVINO graphs of a bundle.
 
 A verdict is one pass, with or without a response: prompt and forced head behind the cached prefix, both answers
-to the user's choice as branches of one tree. Jobs that share a prefix ride in one batch, and the images of a call
+to the user's choice as branches of one tree. Jobs of all policies ride in one batch, and the images of a call
 pass the tower together, those that it has not seen. Category lists and reasoning take further passes, in which each
 job goes on behind its own past; jobs of other calls join between passes (`turns`).
 """
@@ -42,7 +42,6 @@ class LocalEngine:
     ) -> None:
         """limits: of its caches; None: the default. files: where prefixes are kept on disk; None: nowhere."""
         limits = limits or CacheLimits()
-        self._passes = passes
         self._capabilities = capabilities
         self._prefixes = PrefixCache(limits.prefixes, files)
         self._images = ImageCache(limits.images)

@@ -48,7 +48,7 @@ Weights = Callable[[str, Stored], Node]
 
 
 def build_graph(checkpoint: Checkpoint, weights: Weights = lambda name, stored: weight(stored)) -> ov.Model:
-    """The graph of `forward_torch.forward`, dynamic in all sizes but the model's own.
+    """The graph of what `forward_torch.forward` computes, dynamic in all sizes but the model's own.
 
     Tokens of all rows stand in one line, and every layer computes each of them once. Attention alone has rows, the
     longer and the shorter of them in two parts, so that none is padded much.
@@ -58,15 +58,16 @@ def build_graph(checkpoint: Checkpoint, weights: Weights = lambda name, stored: 
     "layers.0.mlp.down_proj" for one. Raises BundleError: tensors missing, or of other sizes than config.json says.
 
     Inputs: ids, positions int32 [M]; grid int32 [B, S], which token is at each place of a row, any where none is;
-    longer and shorter int32, the rows of both parts, and columns int32 [1], how many places a shorter one has; cells
-    int32 [M], where each token's place is, counted through the longer rows and on through the shorter ones; visible
-    boolean [B, S, S], what of the pass a place sees; past_keys, past_values float32 [layers, G, kv heads, T, head dim],
-    of which a row sees the one that past_of int32 [B] names, as much of it as past_lengths int32 [G] says, at positions
-    from 0 on, T >= 1; rows int32 [B, N], columns of the grid; candidates int32 [C]; slots int32 [M], -1 for a text
-    token, k >= 0 for an image token whose vector is row k of features float32 [F, hidden], F >= 1 (one unused row when
-    there is no image). Outputs: logits float32 [B, N, C]; keys, values float32 [layers, K, kv heads, S, head dim], of
-    the rows that kept int32 [K] names, none perhaps; hidden float32 [B, N, hidden], the normed states that the logits
-    are read from. Behind the last layer's keys and values only what `rows` names is computed.
+    longer int32 [L] and shorter int32 [B - L], the rows of both parts, and columns int32 [1], how many places a shorter
+    one has; cells int32 [M], where each token's place is: longer rows have S places each, counted in their order, and
+    behind L * S come those of the shorter ones; visible boolean [B, S, S], what of the pass a place sees; past_keys,
+    past_values float32 [layers, G, kv heads, T, head dim], of which a row sees the one that past_of int32 [B] names, as
+    much of it as past_lengths int32 [G] says, at positions from 0 on, T >= 1; rows int32 [B, N], columns of the grid;
+    candidates int32 [C]; slots int32 [M], -1 for a text token, k >= 0 for an image token whose vector is row k of
+    features float32 [F, hidden], F >= 1 (one unused row when there is no image). Outputs: logits float32 [B, N, C];
+    keys, values float32 [layers, kv heads, K, head dim], of the tokens that kept int32 [K] names, none perhaps; hidden
+    float32 [B, N, hidden], the normed states that the logits are read from. Behind the last layer's keys and values
+    only what `rows` names is computed.
     """
     graph = _Builder(checkpoint, weights)
     config = checkpoint.text_config
@@ -129,13 +130,12 @@ class _Builder:
         kept: Node,
     ) -> tuple[Node, Node, Node, Node]:
         config = self._config
-        windows = {True: None, False: config.sliding_window}
+        windows = {True: None, False: config.sliding_window}  # of full layers, and of sliding ones
         pasts, every = Pasts.of(past_keys, past_lengths), Rows(grid, grid, visible, past_of)
-        parts, ends = (every.of(longer), every.of(shorter, columns)), every.at(rows)
+        parts, ends = (every.only(longer), every.only(shorter, columns)), every.at(rows)
         seen, all_seen = [part.keys(pasts) for part in parts], every.keys(pasts)
         rotary = {full: self._rotary(positions, full=full) for full in windows}
         masks = {full: [part.mask(positions, pasts, window) for part in parts] for full, window in windows.items()}
-        going_on = op.gather(grid, kept, ints(0))
         x = self._embed(ids, slots, features)
         keys, values = [], []
         last = config.num_hidden_layers - 1
@@ -144,8 +144,8 @@ class _Builder:
             full = layer in config.full_attention_layers
             h = self._norm(f"{name}.input_layernorm", x)
             k, v = (line(each) for each in self._states(name, h, rotary[full]))
-            keys.append(in_rows(k, going_on))
-            values.append(in_rows(v, going_on))
+            keys.append(op.gather(k, kept, ints(1)))
+            values.append(op.gather(v, kept, ints(1)))
             k, v = pool(_layer(past_keys, layer), k), pool(_layer(past_values, layer), v)
             if layer < last:
                 q = self._queries(name, h, rotary[full])
@@ -231,5 +231,5 @@ def _layer(states: Node, layer: int) -> Node:
 
 
 def _stack(states: Sequence[Node]) -> Node:
-    """[K, KV, S, D] of each layer -> [layers, K, KV, S, D]."""
+    """[KV, K, D] of each layer -> [layers, KV, K, D]."""
     return op.concat([op.unsqueeze(each, ints(0)) for each in states], 0)

@@ -41,7 +41,6 @@ def forward(
     prefix_values: Tensor,
     rows: Tensor,
     candidates: Tensor,
-    prefix_length: Tensor | None = None,
     own_keys: Tensor | None = None,
     own_values: Tensor | None = None,
     slots: Tensor | None = None,
@@ -50,10 +49,10 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One pass over B suffixes behind one shared prefix of T tokens, or each behind its own past of P.
 
-    ids, positions: int64 [B, S]. prefix_keys, prefix_values: [layers, kv heads, T, head dim] at positions from 0 on, of
-    which all rows see the first prefix_length int [1]; None: all. own_keys, own_values: [layers, B, kv heads, P, head
-    dim], at positions from 0 on; None: P = 0. visible: bool [B, S, P + S], True where a query may see a key of its past
-    or of the pass (the sliding window is applied here on top).
+    ids, positions: int64 [B, S]. prefix_keys, prefix_values: [layers, kv heads, T, head dim] at positions from 0 on,
+    which all rows see whole. own_keys, own_values: [layers, B, kv heads, P, head dim], at positions from 0 on; None:
+    P = 0. visible: bool [B, S, P + S], True where a query may see a key of its past or of the pass (the sliding window
+    is applied here on top).
     rows: int64 [B, N], suffix indices whose logits are read; behind the last layer's keys and values nothing else is
     computed. candidates: int64 [C], token ids scored.
     slots: int64 [B, S] and features [F, hidden], together or not at all (no image): -1 marks a text
@@ -69,7 +68,7 @@ def forward(
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     if own_keys is None or own_values is None:
         own_keys = own_values = prefix_keys.new_zeros(len(prefix_keys), len(ids), kv_heads, 0, dim)
-    places = _Places.of(positions, visible, prefix_keys, prefix_length, own_keys)
+    places = _Places.of(positions, visible, prefix_keys, own_keys)
     rotary = {full: _rotary(config, positions, full=full) for full in (True, False)}
     masks = {full: places.masks(None if full else config.sliding_window) for full in (True, False)}
     x = _embed(config, weights, ids, slots, features)
@@ -118,23 +117,19 @@ def _embed(
 @dataclass(frozen=True)
 class _Places:
     """Where the tokens stand and what they see. positions [B, S]; visible bool [B, S, P + S]; own_positions [B, P + S];
-    prefix_positions [T]; prefix_seen bool [T]."""
+    prefix_positions [T]."""
 
     positions: Tensor
     visible: Tensor
     own_positions: Tensor
     prefix_positions: Tensor
-    prefix_seen: Tensor
 
     @classmethod
-    def of(
-        cls, positions: Tensor, visible: Tensor, prefix_keys: Tensor, prefix_length: Tensor | None, own_keys: Tensor
-    ) -> _Places:
+    def of(cls, positions: Tensor, visible: Tensor, prefix_keys: Tensor, own_keys: Tensor) -> _Places:
         prefix_positions = torch.arange(prefix_keys.shape[2], device=positions.device)
         own = torch.arange(own_keys.shape[3], device=positions.device).expand(len(positions), -1)
-        known = prefix_keys.shape[2] if prefix_length is None else prefix_length
         own_positions = torch.cat([own, positions], dim=1)
-        return cls(positions, visible, own_positions, prefix_positions, prefix_positions < known)
+        return cls(positions, visible, own_positions, prefix_positions)
 
     def at(self, rows: Tensor) -> _Places:
         """Of the tokens rows int64 [B, N] alone; what they see stays."""
@@ -145,9 +140,10 @@ class _Places:
 
         window: tokens that a sliding layer sees, itself included; None: a full layer.
         """
-        over_prefix, over_own = self.prefix_seen.expand(*self.positions.shape, -1), self.visible
+        over_own = self.visible
+        over_prefix = over_own.new_ones(*self.positions.shape, len(self.prefix_positions))
         if window is not None:
-            over_prefix = over_prefix & (self.positions[:, :, None] - self.prefix_positions < window)
+            over_prefix = self.positions[:, :, None] - self.prefix_positions < window
             over_own = over_own & (self.positions[:, :, None] - self.own_positions[:, None] < window)
         return _additive(over_prefix), _additive(over_own)
 

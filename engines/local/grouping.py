@@ -33,7 +33,7 @@ def together(lengths: Sequence[int], *, most_rows: int = MOST_ROWS, most_tokens:
     return chosen
 
 
-def parts(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
+def longer_and_shorter(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
     """Rows that attend together, each padded to the longest of its part: the longer ones and the shorter ones.
 
     With as few places in all as can be; where one part has as few, there are no shorter ones.

@@ -22,7 +22,7 @@ from engines.local.grouping import CHUNK, halves
 from engines.local.head_openvino import HeadRuntime
 from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime, refuse_foreign
 from engines.local.shared import Shared
-from engines.local.tree import Past, Tree, pass_inputs
+from engines.local.tree import Past, Tree, going_on, pass_inputs
 
 Pair = tuple[Runtime, Runtime]
 MakePair = Callable[[], Pair]
@@ -123,8 +123,7 @@ class Passes:
     def _pass(self, runtime: Runtime, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
         inputs = pass_inputs(past, trees, candidates=candidates, image_token=self.image_token, padded=True)
         logits, keys, values, hidden = runtime.run(**inputs)
-        places = {int(row): place for place, row in enumerate(inputs["kept"])}
-        states = {row: (keys[:, place], values[:, place]) for row, place in places.items()}
+        states = {row: (keys[:, :, place], values[:, :, place]) for row, place in going_on(trees)}
         return [Result(logits[row], hidden[row], states.get(row)) for row in range(len(trees))]
 
     def _begin_pair(self) -> None:

@@ -204,8 +204,8 @@ class Runtime:
     def run(self, **inputs: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """The inputs of `build_graph`; without an image, slots and features may be left out.
 
-        Returns logits float32 [B, N, C], keys and values float32 [layers, K, kv heads, S, head dim] of the rows that
-        are kept, hidden float32 [B, N, hidden]. The next call overwrites them.
+        Returns logits float32 [B, N, C], keys and values float32 [layers, kv heads, K, head dim] of the tokens that are
+        kept, hidden float32 [B, N, hidden]. The next call overwrites them.
         """
         if not inputs.keys() & {"slots", "features"}:
             inputs |= {"slots": np.full(inputs["ids"].shape, -1, np.int32), "features": self._no_features}

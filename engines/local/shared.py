@@ -72,8 +72,8 @@ class Shelf:
         return Shared(contexts, self._keys, self._values, places, lengths)
 
     def _make_room(self, contexts: Sequence[Context]) -> None:
-        longest = max(context.length for context in contexts)
-        if longest <= self._keys.shape[3]:
+        longest = max(each.length for each in (*contexts, *self._held) if each is not None)
+        if longest <= self._keys.shape[3] <= 2 * longest + _BLOCK:
             return
         layers, heads, _, dim = contexts[0].keys.shape
         shape = (layers, MOST_ROWS, heads, -(-longest // _BLOCK) * _BLOCK, dim)

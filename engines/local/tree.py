@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from engines.checkpoint import FloatArray
 from engines.local.context import Context
-from engines.local.grouping import parts
+from engines.local.grouping import longer_and_shorter
 from engines.local.shared import Shared
 from engines.local.stack import Stack
 
@@ -76,16 +77,19 @@ def pass_inputs(
     image_token: int,
     padded: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
-    """The forward's inputs for trees behind a context that all share, or as `Past` has it.
+    """The forward's inputs, as `build_graph` has them, for trees behind a context that all share, or as `Past` has it.
 
     padded: to sizes that are met again, at the end, where nobody looks. `rows` are each tree's ends; a tree with fewer
-    ends than another reads its first one again. `kept` are the trees that are not the last of their rows.
+    ends than another reads its first one again. `kept` are the tokens of `going_on`, one tree behind the other.
     """
-    size = padded_size if padded else int
+
+    def size(tokens: int) -> int:
+        return padded_size(tokens) if padded and tokens else tokens
+
     sizes = [size(tree.length) for tree in trees]
     count, length, total = len(trees), max(sizes), size(sum(tree.length for tree in trees))
     pasts = Shared.one(past, count) if isinstance(past, Context) else past
-    longer, shorter = parts(sizes)
+    longer, shorter = longer_and_shorter(sizes)
     columns = max((sizes[row] for row in shorter), default=0)
     begins = np.zeros(count, np.int32)
     begins[longer] = np.arange(len(longer)) * length
@@ -97,7 +101,8 @@ def pass_inputs(
     visible = np.zeros((count, length, length), np.bool_)
     rows = np.zeros((count, most_ends), np.int32)
     features: list[FloatArray] = []
-    used = first = 0
+    kept: list[int] = []
+    used, first = 0, 0
     for row, (tree, start) in enumerate(zip(trees, pasts.lengths[pasts.places], strict=True)):
         ends, trunk = tree.ends, len(tree.trunk)
         rows[row] = [*ends, *[ends[0]] * (most_ends - len(ends))]
@@ -122,7 +127,10 @@ def pass_inputs(
                 slots[first + begin : first + stop] = used + np.arange(stop - begin)
                 used += stop - begin
             features.append(tree.features)
+        if not tree.last:
+            kept += range(line.start, line.stop)
         first = line.stop
+    kept += [0] * (size(len(kept)) - len(kept))
     inputs: dict[str, npt.NDArray[Any]] = {
         "ids": ids,
         "positions": positions,
@@ -138,11 +146,18 @@ def pass_inputs(
         "past_of": pasts.places,
         "rows": rows,
         "candidates": np.asarray(candidates, np.int32),
-        "kept": np.array([row for row, tree in enumerate(trees) if not tree.last], np.int32),
+        "kept": np.array(kept, np.int32),
     }
     if features:
         inputs |= {"slots": slots, "features": np.concatenate(features)}
     return inputs
+
+
+def going_on(trees: Sequence[Tree]) -> list[tuple[int, slice]]:
+    """The trees that are not the last of their rows, and where each one's tokens are among `kept` of `pass_inputs`."""
+    rows = [row for row, tree in enumerate(trees) if not tree.last]
+    ends = list(accumulate((trees[row].length for row in rows), initial=0))
+    return [(row, slice(*ends[index : index + 2])) for index, row in enumerate(rows)]
 
 
 def padded_size(tokens: int) -> int:

@@ -72,7 +72,7 @@ class Turns:
                     self._changed.notify_all()
 
     def statistics(self) -> dict[str, float]:
-        """Passes so far, their rows and tokens, and tokens of padding beside them; memory of the shelf."""
+        """Passes so far, their rows and tokens, and by how many tokens lines were rounded up; memory of the shelf."""
         return {
             **{name: float(count) for name, count in self._counts.items()},
             "shelf_bytes": float(self._shelf.nbytes),
@@ -190,14 +190,18 @@ class Turns:
         """The contexts of these rows' prefixes, cached or computed. Rows whose prefix can't be had are ended."""
         began = time.monotonic()
         found: dict[tuple[int, ...], tuple[Context, bool]] = {(): (self._passes.empty, False)}
-        for row in rows:
+        failed: dict[tuple[int, ...], Exception] = {}
+        for ids in dict.fromkeys(row.prefix for row in rows if row.prefix):
             try:
-                if (ids := row.prefix) not in found:
-                    found[ids] = self._prefixes.obtain(ids, partial(self._passes.extend, self._passes.empty, ids))
+                found[ids] = self._prefixes.obtain(ids, partial(self._passes.extend, self._passes.empty, ids))
             except Exception as error:
-                row.fail(error)
-                continue
-            row.reused = found[ids][0].length if found[ids][1] else 0
+                failed[ids] = error
+        for row in rows:
+            if row.prefix in failed:
+                row.fail(failed[row.prefix])
+            else:
+                context, reused = found[row.prefix]
+                row.reused = context.length if reused else 0
         for row in rows:
             row.took("prefix", began)
         return {ids: context for ids, (context, _) in found.items()}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.local.grouping import LEAST_HALF, MOST_OF_ALL, halves, parts, size_class, together
+from engines.local.grouping import LEAST_HALF, MOST_OF_ALL, halves, longer_and_shorter, size_class, together
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=12)
 
@@ -45,12 +45,12 @@ def test_a_pass_keeps_its_limits_whatever_waits(lengths: list[int], most_rows: i
     ],
 )
 def test_longer_and_shorter_rows_attend_apart(lengths: list[int], longer: list[int], shorter: list[int]) -> None:
-    assert parts(lengths) == (longer, shorter)
+    assert longer_and_shorter(lengths) == (longer, shorter)
 
 
 @given(LENGTHS)
 def test_no_other_cut_in_two_has_fewer_places(lengths: list[int]) -> None:
-    longer, shorter = parts(lengths)
+    longer, shorter = longer_and_shorter(lengths)
     assert sorted([*longer, *shorter]) == list(range(len(lengths)))
 
     def places(*rows: list[int]) -> int:

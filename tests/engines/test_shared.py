@@ -61,6 +61,18 @@ def test_what_stays_is_not_copied_again_and_what_was_not_asked_for_longest_goes(
     assert set(third.places[1:]) == gone
 
 
+def test_a_long_prefix_that_is_gone_leaves_no_room_behind() -> None:
+    shelf = Shelf()
+    states = np.ones((2, 1, 900, 4), np.float32)
+    shelf.take([Context(900, states, states), CONTEXTS[0]])
+    large = shelf.nbytes
+    for first in range(0, MOST_ROWS, 2):
+        shelf.take(CONTEXTS[first : first + 2])
+    shared = shelf.take(CONTEXTS[:2])
+    assert shelf.nbytes < large / 4
+    assert np.array_equal(shared.keys[:, shared.places[1], :, : CONTEXTS[1].length], CONTEXTS[1].keys)
+
+
 def test_one_for_a_count_of_rows() -> None:
     shared = Shared.one(CONTEXTS[0], 3)
     assert shared.places.tolist() == [0, 0, 0]

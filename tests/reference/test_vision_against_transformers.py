@@ -140,7 +140,7 @@ def _scaled(inputs: Inputs) -> None:
 
 def _causal(inputs: Inputs) -> None:
     length = inputs["grid"].shape[1]
-    inputs["visible"][:, :, -length:] &= np.tril(np.ones((length, length), np.bool_))
+    inputs["visible"] &= np.tri(length, dtype=np.bool_)
 
 
 def _swapped(inputs: Inputs) -> None:
