@@ -29,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_both_ways_of_each_lever_judge_alike_where_the_model_answers_within_the_program(bundle: Bundle) -> None:
     engine = open_engine(bundle)
     levers = Bench(bundle, engine, Passes.load(bundle.folder)).levers()
-    assert len({lever.name for lever in levers}) == len(levers) == 7
+    assert len({lever.name for lever in levers}) == len(levers) == 8
     for lever in levers:
         # What a random model writes of itself is no answer, and is not read as one.
         if "plain decoding" not in lever.name:
@@ -69,7 +69,7 @@ def test_the_command_tells_every_lever_and_fails_where_the_labels_differ(
     assert main(arguments) == 0
     assert "| policy prefix reused |" in capsys.readouterr().out
     written = json.loads((tmp_path / "levers.json").read_text())
-    assert len(written["levers"]) == 5
+    assert len(written["levers"]) == 6
     assert all(math.isfinite(one["ratio"]) for one in written["levers"])
     monkeypatch.setattr(Bench, "_whole_prompt", lambda self, number: [])
     assert main(arguments) == 1

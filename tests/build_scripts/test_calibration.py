@@ -99,7 +99,7 @@ def fed(rows: Sequence[Row], passes: Passes, prompts: PromptBuilder, recorder: R
 
 def unpadded(inputs: Inputs, length: int) -> Inputs:
     """Without what the engine pads a pass with; statistics are taken of none of it."""
-    cut = {name: inputs[name][:length] for name in ("ids", "positions", "slots", "cells")}
+    cut = {name: inputs[name][:length] for name in ("ids", "positions", "slots", "cells", "kept")}
     return inputs | cut | {"grid": inputs["grid"][:, :length], "visible": inputs["visible"][:, :length, :length]}
 
 
