@@ -23,7 +23,8 @@ from tritonguard.errors import BundleError
 
 from benchmarks.peers.operations import attention_operations, linear_operations
 from benchmarks.report import markdown, write_json
-from build_scripts.openvino.pass_times import PREFIX, SUFFIX, Form, halves_at_once, short_requests
+from build_scripts.openvino.pass_times import Form, halves_at_once, short_requests
+from build_scripts.request_sizes import PREFIX, SUFFIX
 from engines.checkpoint import Checkpoint, TextConfig
 from engines.local.engine_config import EngineConfig
 from engines.local.runtime import COUNTERS, Runtime, can_cut, cpu_name

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from build_scripts.request_sizes import PREFIX, SUFFIX
 from engines.checkpoint import Checkpoint
 from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
@@ -20,8 +21,6 @@ from engines.local.runtime import Runtime
 from engines.local.tree import Tree, pass_inputs
 
 _WARM_UPS = 2
-PREFIX, SUFFIX = 338, 154
-"""Tokens of a short request under the built-in policy: before the user's text, and from there on."""
 
 
 @dataclass(frozen=True)

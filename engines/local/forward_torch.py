@@ -40,21 +40,21 @@ def forward(
     prefix_keys: Tensor,
     prefix_values: Tensor,
     rows: Tensor,
-    candidates: Tensor,
+    candidates: Tensor | None,
     own_keys: Tensor | None = None,
     own_values: Tensor | None = None,
     slots: Tensor | None = None,
     features: Tensor | None = None,
     linear: Linear | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One pass over B suffixes behind one shared prefix of T tokens, or each behind its own past of P.
+    """One pass over B suffixes behind one shared prefix of T tokens, and each behind its own past of P.
 
     ids, positions: int64 [B, S]. prefix_keys, prefix_values: [layers, kv heads, T, head dim] at positions from 0 on,
-    which all rows see whole. own_keys, own_values: [layers, B, kv heads, P, head dim], at positions from 0 on; None:
+    which all rows see whole. own_keys, own_values: [layers, B, kv heads, P, head dim], at positions from T on; None:
     P = 0. visible: bool [B, S, P + S], True where a query may see a key of its past or of the pass (the sliding window
     is applied here on top).
     rows: int64 [B, N], suffix indices whose logits are read; behind the last layer's keys and values nothing else is
-    computed. candidates: int64 [C], token ids scored.
+    computed. candidates: int64 [C], token ids scored; None: the whole vocabulary.
     slots: int64 [B, S] and features [F, hidden], together or not at all (no image): -1 marks a text
     token, k >= 0 an image token, whose vector is features[k] as it is and whose id is not looked at.
     linear: replaces `x @ W.T` for a projection's name (LoRA training); None means plain weights.
@@ -98,7 +98,8 @@ def forward(
         h = linear(f"{name}.mlp.down_proj", gate * linear(f"{name}.mlp.up_proj", h))
         x = x + _norm(config, weights, f"{name}.post_feedforward_layernorm", h)
     read = _norm(config, weights, "norm", x)
-    logits = F.linear(read, F.embedding(candidates, weights["embed_tokens.weight"])).float()
+    embedding = weights["embed_tokens.weight"]
+    logits = F.linear(read, embedding if candidates is None else F.embedding(candidates, embedding)).float()
     return logits, torch.stack(keys), torch.stack(values)
 
 
@@ -127,8 +128,8 @@ class _Places:
     @classmethod
     def of(cls, positions: Tensor, visible: Tensor, prefix_keys: Tensor, own_keys: Tensor) -> _Places:
         prefix_positions = torch.arange(prefix_keys.shape[2], device=positions.device)
-        own = torch.arange(own_keys.shape[3], device=positions.device).expand(len(positions), -1)
-        own_positions = torch.cat([own, positions], dim=1)
+        own = len(prefix_positions) + torch.arange(own_keys.shape[3], device=positions.device)
+        own_positions = torch.cat([own.expand(len(positions), -1), positions], dim=1)
         return cls(positions, visible, own_positions, prefix_positions)
 
     def at(self, rows: Tensor) -> _Places:

@@ -11,7 +11,7 @@ import pytest
 from tiny_checkpoint import tiny_config, write_checkpoint
 
 from benchmarks.forward_profile import ATTENTION, LINEAR, REST, counted_operations, main, parts_of
-from build_scripts.openvino.pass_times import PREFIX, SUFFIX
+from build_scripts.request_sizes import PREFIX, SUFFIX
 from engines.checkpoint import Checkpoint, TextConfig
 from engines.local.engine_config import EngineConfig
 from engines.local.forward_openvino import build_graph

@@ -13,7 +13,8 @@ from tritonguard.errors import BundleError
 
 from build_scripts.openvino import pass_times as script
 from build_scripts.openvino.compile import compile_bundle
-from build_scripts.openvino.pass_times import PREFIX, SUFFIX, Form, halves_at_once, pass_times
+from build_scripts.openvino.pass_times import Form, halves_at_once, pass_times
+from build_scripts.request_sizes import PREFIX, SUFFIX
 from engines.local.engine_config import EngineConfig
 from engines.manifest import write_manifest
 
