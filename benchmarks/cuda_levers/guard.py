@@ -151,6 +151,7 @@ class Fp8Linear:
         self._inputs = {name: (value / _LARGEST).float() for name, value in largest.items()}
         self._scales = {name: (weights[f"{name}.weight"].abs().max() / _LARGEST).float() for name in largest}
         self._weights = {name: quantized(weights[f"{name}.weight"], scale) for name, scale in self._scales.items()}
+        self._last: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def observed(cls, guard: Guard, ids: Tensor, past: Past) -> Fp8Linear:
@@ -166,14 +167,23 @@ class Fp8Linear:
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         weight, scales = self._weights[name], (self._inputs[name], self._scales[name])
-        rows = quantized(x, scales[0]).flatten(0, -2)
+        rows = self._rounded(x, scales[0]).flatten(0, -2)
         if x.is_cuda:
             product = torch._scaled_mm(rows, weight.t(), scale_a=scales[0], scale_b=scales[1], out_dtype=x.dtype)
         else:
             product = (rows.float() @ weight.float().t() * math.prod(scales)).to(x.dtype)
         return product.view(*x.shape[:-1], -1)
 
+    def _rounded(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Once for the products that share their inputs; on a GPU in one kernel."""
+        if self._last is None or self._last[0] is not x:
+            self._last = x, (_QUANTIZED_AT_ONCE if x.is_cuda else quantized)(x, scale)
+        return self._last[1]
+
 
 def quantized(x: Tensor, scale: Tensor) -> Tensor:
     """To e4m3, what is too large to its largest number."""
     return (x / scale).clamp(-_LARGEST, _LARGEST).to(FP8)
+
+
+_QUANTIZED_AT_ONCE = torch.compile(quantized, dynamic=True)
