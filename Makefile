@@ -10,7 +10,7 @@ POOL ?= ../shared/data/train_pool
 ADAPTER ?= adapters/embedded
 BUNDLE := build/bundle
 
-.PHONY: help demo bundle build-demo serve test test-fast bench-start bench-quick latency bench-images bench-equality bench-overload cost-curves gpu-day-one accuracy modes pair-passes chaos soak bulk-kills train lock clean
+.PHONY: help demo bundle build-demo serve test test-fast bench-start bench-quick latency bench-images bench-equality bench-overload cost-curves gpu-day-one gpu-levers accuracy modes pair-passes chaos soak bulk-kills train lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -122,6 +122,9 @@ build/figures/%/done: | bundle $(VENV)/.dev $(PEERS)/.ok
 
 gpu-day-one: ## what is assumed of TensorRT-LLM, asked on this GPU (BUNDLE=folder, in the image)
 	$(PYTHON) -m benchmarks.gpu_day_one --bundle $(BUNDLE)
+
+gpu-levers: ## what each lever is worth on this GPU, at the 4B guard's shapes with random weights (torch, no bundle)
+	$(PYTHON) -m benchmarks.cuda_levers --out build/cuda_levers.json
 
 accuracy: bundle $(VENV)/.dev ## F1, FPR, AUC through the served path, beside a regression (POOL=folder)
 	$(PY) -m benchmarks.accuracy --pool $(POOL) --adapter $(ADAPTER) --bundle $(BUNDLE)
