@@ -2,8 +2,8 @@
 
     python -m build_scripts.ship --checkpoint build/merged --out build/bundle
 
-Every form (int8-dynamic, bf16 where the CPU multiplies it, f32) is compiled under build/forms and timed here, in turn.
-The fastest goes through the smoke gate: the 64 prompts of this release against f32, with the limits of
+Every form (int8-dynamic-smooth, bf16 where the CPU multiplies it, f32) is compiled under build/forms and timed here, in
+turn. The fastest goes through the smoke gate: the 64 prompts of this release against f32, with the limits of
 build_scripts/parity_thresholds.yaml. One that the gate refuses is not served; the next is tried, down to f32.
 """
 
@@ -37,7 +37,7 @@ from engines.local.runtime import native_precisions
 from engines.manifest import NAME, extra_of, is_current, read_manifest, sha256_file, write_manifest
 
 REFERENCE = "f32"
-INT8 = "int8-dynamic"
+INT8 = "int8-dynamic-smooth"
 
 
 @plain_file_errors()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -150,11 +150,13 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with config.json and one safetensors file, or several with an index."""
+    """A folder with config.json and one safetensors file, or several with an index. values: tensors that stand in the
+    place of the files' own, by their whole published keys."""
 
     folder: Path
     config: Mapping[str, Any]
     files: Mapping[str, TensorFile]
+    values: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -200,11 +202,11 @@ class Checkpoint:
 
     def raw(self, key: str) -> npt.NDArray[Any]:
         """Any tensor by its whole published key, as stored. Raises BundleError: not there."""
-        return self._file(key).raw(key)
+        return self.values[key] if key in self.values else self._file(key).raw(key)
 
     def float32(self, key: str) -> FloatArray:
         """Any tensor by its whole published key. Raises BundleError: not there."""
-        return self._file(key).float32(key)
+        return self.values[key] if key in self.values else self._file(key).float32(key)
 
     def _file(self, key: str) -> TensorFile:
         if key not in self.files:

@@ -14,8 +14,9 @@ from typing import Literal
 KIND = "quantized"
 """Of the manifest of a folder with such a graph."""
 
-DYNAMIC_GROUP = 64
-"""Values of a layer's input to a scale: smaller groups follow outliers closer, larger ones are faster."""
+DYNAMIC_GROUP, SMOOTH_GROUP = 64, 128
+"""Values of a layer's input to a scale: smaller groups follow outliers closer, larger ones are faster. Where outliers
+are smoothed, groups of twice the size round as finely."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Profile:
     """weights: of the linear layers. rounding: of int8 weights: to the nearest, or so that products of the inputs that
     calibration saw stay near (`rounding`). activations: their inputs: float, quantized in each pass, or with
     scales that calibration fixed. The products of attention are float in every form.
-    float_layers: name patterns of layers that are left as stored. alpha: how far SmoothQuant moves outliers from
-    inputs to weights (arXiv 2211.10438, formula 4). arithmetic: None: what is fastest where it is compiled.
+    float_layers: name patterns of layers that are left as stored. smooth: outliers of inputs that are quantized in each
+    pass are moved into the weights first (`smoothing`). alpha: how far SmoothQuant moves them (arXiv 2211.10438,
+    formula 4). arithmetic: None: what is fastest where it is compiled.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Profile:
     activations: Literal["float", "dynamic", "static"] = "float"
     rounding: Literal["nearest", "by inputs"] = "nearest"
     float_layers: tuple[str, ...] = ()
+    smooth: bool = False
     alpha: float = 0.5
     dynamic_group: int = DYNAMIC_GROUP
     arithmetic: str | None = None
@@ -44,7 +47,7 @@ class Profile:
     @property
     def is_calibrated(self) -> bool:
         """Whether it depends on calibration prompts."""
-        return self.activations == "static" or self.rounding == "by inputs"
+        return self.activations == "static" or self.rounding == "by inputs" or self.smooth
 
     @property
     def group_size(self) -> int:
@@ -63,8 +66,16 @@ _ALL = (
         activations="dynamic",
     ),
     Profile(
+        "int8-dynamic-smooth",
+        "the same behind SmoothQuant's change of scales, with larger groups",
+        weights="int8",
+        activations="dynamic",
+        smooth=True,
+        dynamic_group=SMOOTH_GROUP,
+    ),
+    Profile(
         "int8-dynamic-gptq",
-        "the same with weights rounded for the inputs that calibration saw",
+        "int8-dynamic with weights rounded for the inputs that calibration saw",
         weights="int8",
         rounding="by inputs",
         activations="dynamic",
@@ -77,7 +88,7 @@ _ALL = (
     ),
     Profile(
         "int8-static",
-        "the same without smoothing: outliers stay in the inputs",
+        "int8-sq without smoothing: outliers stay in the inputs",
         weights="int8",
         activations="static",
         alpha=0.0,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,11 +30,12 @@ from build_scripts.openvino.compile import save_graph
 from build_scripts.openvino.profiles import KIND, PROFILES, Profile
 from build_scripts.openvino.quantized import made_by
 from build_scripts.openvino.rounding import rounded, second_moments
+from build_scripts.openvino.smoothing import Smoothing, largest_inputs
 from build_scripts.openvino.static_scales import smooth_quantized
 from build_scripts.parity_corpus import CorpusError
 from build_scripts.progress import Steps
 from engines.bundle import OPENVINO
-from engines.checkpoint import TEXT_PREFIX, Checkpoint
+from engines.checkpoint import TEXT_PREFIX, Checkpoint, FloatArray
 from engines.local import forward_openvino
 from engines.local.graph_nodes import Node, Stored, int8_matrix, weight
 from engines.local.passes import Passes
@@ -122,22 +123,23 @@ def _static(opened: Checkpoint, profile: Profile, asked: Sequence[Inputs]) -> ov
 
 def _rounded(opened: Checkpoint, profile: Profile, asked: Iterable[Inputs]) -> ov.Model:
     """Weights as stored or int8, and inputs that the engine quantizes, if at all."""
-    if not profile.is_calibrated:
-        return forward_openvino.build_graph(
-            opened,
-            lambda name, stored: int8_matrix(stored, symmetric=False).node if profile.is_int8(name) else weight(stored),
-        )
-    layers: list[str] = []
+    layers = [name for name in _linear_layers(opened) if profile.is_int8(name)]
+    moments: Mapping[str, FloatArray] = {}
+    smoothing = Smoothing()
+    if profile.rounding == "by inputs":
+        moments = second_moments(forward_openvino.build_graph(opened), layers, asked)
+    if profile.smooth:
+        largest = largest_inputs(forward_openvino.build_graph(opened), layers, asked)
+        smoothing = Smoothing.of(opened, largest, profile.alpha)
 
-    def noted(name: str, stored: Stored) -> Node:
-        layers.append(name)
-        return weight(stored)
+    def weights(name: str, stored: Stored) -> Node:
+        if name not in layers:
+            return weight(stored)
+        if name in moments:
+            return rounded(stored, moments[name]).node
+        return int8_matrix(smoothing.matrix(name, stored), symmetric=False).node
 
-    graph = forward_openvino.build_graph(opened, noted)
-    moments = second_moments(graph, [name for name in layers if profile.is_int8(name)], asked)
-    return forward_openvino.build_graph(
-        opened, lambda name, stored: rounded(stored, moments[name]).node if name in moments else weight(stored)
-    )
+    return forward_openvino.build_graph(replace(opened, values=smoothing.norms), weights)
 
 
 def _calibration_inputs(

@@ -10,7 +10,7 @@ from typing import Any
 import openvino as ov
 from tritonguard.errors import BundleError
 
-from build_scripts.openvino import rounding, static_scales
+from build_scripts.openvino import layer_inputs, rounding, smoothing, static_scales
 from build_scripts.openvino.profiles import KIND
 from build_scripts.sources import source_hashes
 from engines.bundle import OPENVINO
@@ -19,7 +19,7 @@ from engines.local.runtime import GRAPH
 from engines.manifest import NAME, read_manifest, verify_files
 
 FILES = (GRAPH, Path(GRAPH).with_suffix(".bin").name)
-SOURCES = (attention_openvino, forward_openvino, graph_nodes, rounding, static_scales)
+SOURCES = (attention_openvino, forward_openvino, graph_nodes, layer_inputs, rounding, smoothing, static_scales)
 
 
 def made_by() -> dict[str, Any]:

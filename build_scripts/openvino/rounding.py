@@ -7,19 +7,17 @@ calibration [n, in] and H = X^T X / n, the row w is changed so that (w - q) H (w
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
-from openvino import opset13 as op
 from tritonguard.errors import BundleError
 
+from build_scripts.openvino.layer_inputs import folded
 from engines.checkpoint import FloatArray
 from engines.local.graph_nodes import Int8Matrix, Stored, float_rows, int8_matrix
-from engines.local.runtime import infer_request
 
 DAMPING = 0.01
 """Of the mean of H's diagonal, added to it: columns that calibration did not excite are rounded to the nearest."""
@@ -29,40 +27,15 @@ _BLOCK = 64  # columns whose corrections are applied to the rest in one product
 def second_moments(
     graph: ov.Model, layers: Sequence[str], inputs: Iterable[Mapping[str, npt.NDArray[Any]]]
 ) -> dict[str, FloatArray]:
-    """{layer: H, float32 [in, in]} of the linear layers of these names, over all tokens of all inputs.
+    """{layer: H, float32 [in, in]} of the linear layers of these names, over all tokens of all inputs; see `folded`,
+    and what it raises."""
 
-    graph: float, of `build_graph`. Layers that read the same input share one array. Raises BundleError without
-    inputs, or where a layer is not in the graph.
-    """
-    observed = graph.clone()
-    products = {node.get_friendly_name(): node for node in observed.get_ops() if node.get_type_name() == "MatMul"}
-    readers: dict[tuple[str, int], list[str]] = defaultdict(list)
-    sources: dict[tuple[str, int], Any] = {}
-    for name in layers:
-        if name not in products:
-            raise BundleError(f"the graph has no layer {name}")
-        source = products[name].input_value(0)
-        key = source.get_node().get_friendly_name(), source.get_index()
-        readers[key].append(name)
-        sources[key] = source
-    results = [op.result(source) for source in sources.values()]
-    observed.add_results(results)
-    request = infer_request(observed, precision="f32")
-    first = len(graph.outputs)
-    sums: list[FloatArray | None] = [None] * len(results)
-    tokens = 0
-    for item in inputs:
-        request.infer(dict(item))
-        for index in range(len(results)):
-            seen = request.get_output_tensor(first + index).data
-            seen = seen.reshape(-1, seen.shape[-1])
-            total = sums[index]
-            sums[index] = seen.T @ seen if total is None else np.add(total, seen.T @ seen, out=total)
-            tokens += len(seen) if index == 0 else 0  # each reads the same ones
-    if results and not tokens:
-        raise BundleError("there are no calibration inputs")
-    moments = [total / tokens for total in sums if total is not None]
-    return {name: moment for names, moment in zip(readers.values(), moments, strict=True) for name in names}
+    def added(total: FloatArray | None, seen: FloatArray) -> FloatArray:
+        return seen.T @ seen if total is None else np.add(total, seen.T @ seen, out=total)
+
+    sums, tokens = folded(graph, layers, inputs, added)
+    by_array = {id(total): total / tokens for total in sums.values()}
+    return {name: by_array[id(total)] for name, total in sums.items()}
 
 
 def rounded(stored: Stored, moment: FloatArray) -> Int8Matrix:
