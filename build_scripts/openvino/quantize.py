@@ -3,8 +3,8 @@
     python -m build_scripts.quantize --profile int8-dynamic --out build/quantized/int8-dynamic
     python -m build_scripts.quantize --profile int8-sq --calibration prompts.jsonl --seed 1 ...
 
-The forms that smooth, round by inputs or fix scales are calibrated: on guard prompts in the format that the server renders,
-from the examples of this release or a file of yours (JSONL as `build_scripts.parity` reads it; texts like your
+The forms that smooth, round by inputs or fix scales are calibrated: on guard prompts in the format that the server
+renders, from the examples of this release or a file of yours (JSONL as `build_scripts.parity` reads it; texts like your
 traffic's are better than many). Whether a form's verdicts are the checkpoint's is for `build_scripts.parity` to say.
 """
 
