@@ -34,7 +34,7 @@ from benchmarks.peers.machine import LEAST_SHARE, Peaks, Share, operations_of, s
 from benchmarks.peers.pool import Children
 from benchmarks.peers.protocol import Child, PeerError
 from benchmarks.peers.question import Question
-from benchmarks.peers.roster import GENAI, LLAMA, PEERS, Peer, ours, peer, turning
+from benchmarks.peers.roster import LLAMA, OPENVINO, PEERS, Peer, ours, peer, turning
 from benchmarks.peers.rounds import Measured, entrants, measure
 from benchmarks.peers.sweep import Kind, Sweep, kind_name, measured_by, sweep
 from benchmarks.peers.texts import OwnTexts, PoolTexts
@@ -105,7 +105,8 @@ class Result:
         parts = ["# Engine against engine", about, "## Bars", report.bar_lines(self.bars)]
         if told := [*report.warnings(self.found), *(f"{name}: {why}" for name, why in self.not_exported.items())]:
             parts += ["## Warnings", "\n".join(f"- {' '.join(line.split())}" for line in told)]
-        parts += ["## Ratios", report.ratio_table(self.found), "## Workloads", *report.workload_tables(self.found)]
+        parts += ["## Ratios", report.ratio_table(self.found), *report.label_sections(self.found)]
+        parts += ["## Workloads", *report.workload_tables(self.found)]
         if self.peaks is not None:
             parts += ["## The machine's limit", report.peaks_table(self.peaks)]
         if self.shares:
@@ -160,12 +161,15 @@ def measure_all(args: argparse.Namespace, bundle: Bundle, result: Result) -> Non
     source = PoolTexts(args.pool, ruler) if args.pool else OwnTexts(ruler)
     builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
     questions = Questions(builder, source, seed=args.seed)
-    result.not_exported = exports.make(openvino=GENAI in args.peers, llama=LLAMA in args.peers)
+    result.not_exported = exports.make(openvino=bool({*OPENVINO} & {*args.peers}), llama=LLAMA in args.peers)
     result.peaks = measured_peaks(exports, bundle, args.out)
     with Children(exports, args.out) as children:
         peers: dict[str, tuple[Peer, Sweep | None]] = {}
         for name in args.peers:
             one = peer(name, exports)
+            if not one.can_run:
+                say(f"{name} is left out: none of its weights could be made")
+                continue
             peers[name] = (one, None)
             if args.sweep and not one.once:
                 result.sweeps[name] = swept(

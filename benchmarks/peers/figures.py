@@ -96,11 +96,19 @@ class Agreement:
             differing += labels != question.labels(mine)
         return cls(len(questions), differing, unread)
 
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(self.compared + other.compared, self.differing + other.differing, self.unread + other.unread)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether this engine's verdicts are ours, but for rounding."""
+        return self.differing <= max(FEW, KEPT * self.compared)
+
     @property
     def is_suspicious(self) -> bool:
         """More than rounding the same weights explains: its prompt or its export is wrong."""
         return self.differing > max(FEW, SUSPICIOUS * self.compared)
 
 
-SUSPICIOUS, FEW = 0.15, 1
-"""Share of the questions, and their number, that may have another label."""
+KEPT, SUSPICIOUS, FEW = 0.03, 0.15, 1
+"""Shares of the questions, and their number, that may have another label."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from benchmarks.latency.plots import chart
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.machine import Peaks, Share
 from benchmarks.peers.question import PLAIN, TRICK
 from benchmarks.peers.roster import OURS
-from benchmarks.peers.rounds import PROGRAM, SHORT, Measured, throughput_lines
+from benchmarks.peers.rounds import PROGRAM, SHORT, Measured, labels, throughput_lines
 from benchmarks.peers.sweep import KINDS, Sweep, kind_name
 from benchmarks.peers.workloads import P50, PER_S
 from benchmarks.report import Bar, markdown
@@ -44,17 +44,32 @@ def workload_table(measured: Measured) -> str:
     return markdown(head, rows)
 
 
-def ratio_table(found: Sequence[Measured]) -> str:
+def ratio_table(found: Sequence[Measured], among: Container[str] | None = None) -> str:
+    """among: the peers that count; None: all."""
     rows: list[tuple[object, ...]] = []
     for measured in found:
         for figure in (P50, PER_S):
             cells: list[str] = []
             for way in (PLAIN, TRICK):
-                against = measured.ratio(figure, way)
+                against = measured.ratio(figure, way, among)
                 low, high = against.spread if against else (0.0, 0.0)
                 cells.append(f"{against.middle:.2f} ({low:.2f} to {high:.2f}), {against.peer}" if against else "-")
             rows.append((measured.workload.name, figure, *cells))
     return markdown(("workload", "figure", "ours / best peer's plain answer", "ours / best trick"), rows)
+
+
+def label_sections(found: Sequence[Measured]) -> list[str]:
+    """How many labels of each peer are not ours; and where some peer's are others, the ratios to those that keep them:
+    a faster answer that is another one is no faster way to the same."""
+    of_peers = labels(found)
+    rows = [
+        (name, f"{one.differing} of {one.compared}", "yes" if one.is_kept else "no") for name, one in of_peers.items()
+    ]
+    sections = ["## Labels", markdown(("engine", "other labels than ours", "keeps them"), rows)] if rows else []
+    kept = [name for name, one in of_peers.items() if one.is_kept]
+    if kept and len(kept) < len(of_peers):
+        sections += ["## Ratios to the best peer that keeps the labels", ratio_table(found, kept)]
+    return sections
 
 
 def bar_lines(bars: Sequence[Bar]) -> str:

@@ -13,7 +13,11 @@ from benchmarks.peers.exports import OPENVINO_WEIGHTS, QUANTIZED_GGUF, W8A8, Exp
 from engines.local.runtime import has_amx, native_precisions
 
 OURS, GENAI, LLAMA, FLOOR = "tritonguard", "openvino-genai", "llama.cpp", "transformers"
-PEERS = (GENAI, LLAMA, FLOOR)
+GENAI_W8A8 = "openvino-genai-w8a8"
+"""The same engine with inputs rounded by fixed scales: fast, and other verdicts. A peer of its own, so that both are
+seen beside each other."""
+OPENVINO = (GENAI, GENAI_W8A8)
+PEERS = (*OPENVINO, LLAMA, FLOOR)
 Setting = dict[str, Any]
 
 
@@ -33,6 +37,11 @@ class Peer:
         return [str(self.python), "-m", self.module]
 
     @property
+    def can_run(self) -> bool:
+        """Whether each knob has a value: a peer whose exports failed has no weights."""
+        return all(self.knobs.values())
+
+    @property
     def start(self) -> Setting:
         return {name: values[0] for name, values in self.knobs.items()}
 
@@ -46,8 +55,9 @@ def peer(name: str, exports: Exports) -> Peer:
     python = exports.program("python")
     if name == FLOOR:
         return Peer(name, "benchmarks.peers.floor", python, {"dtype": ("float32",)}, once=True)
-    if name == GENAI:
-        return Peer(name, "benchmarks.peers.genai", python, genai_knobs(exports))
+    if name in OPENVINO:
+        weights = OPENVINO_WEIGHTS if name == GENAI else (W8A8,)
+        return Peer(name, "benchmarks.peers.genai", python, genai_knobs(exports, weights))
     return Peer(name, "benchmarks.peers.llama", python, llama_knobs(exports))
 
 
@@ -62,12 +72,11 @@ def turning(one: Peer, names: str | None) -> Peer:
     return replace(one, knobs={name: values if name in wanted else values[:1] for name, values in one.knobs.items()})
 
 
-def genai_knobs(exports: Exports) -> dict[str, Sequence[Any]]:
-    """None: the engine's own default."""
+def genai_knobs(exports: Exports, weights: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """None: the engine's own default. weights: of these the exports that are there."""
     cores = len(os.sched_getaffinity(0))
-    weights = [name for name in (*OPENVINO_WEIGHTS, W8A8) if exports.openvino(name).is_dir()]
     return {
-        "weights": weights,
+        "weights": [name for name in weights if exports.openvino(name).is_dir()],
         "INFERENCE_PRECISION_HINT": tuple(reversed(native_precisions())),
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": (None, 0, 32, 64, 128),
         "max_num_batched_tokens": (None, 512, 1024, 4096),
@@ -100,7 +109,7 @@ _SLOT_TOKENS = 2048
 
 def child_settings(peer: Peer, setting: Setting, exports: Exports) -> dict[str, Any]:
     """What the child's `load` takes."""
-    if peer.name == GENAI:
+    if peer.name in OPENVINO:
         chosen = {name: value for name, value in setting.items() if value is not None and name != "weights"}
         scheduler = {name: value for name, value in chosen.items() if name in _SCHEDULER}
         return {

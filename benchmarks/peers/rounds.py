@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tritonguard.request import Mode
@@ -13,7 +13,7 @@ from benchmarks.peers.figures import Agreement, Figures, Ratio, bars, ratio
 from benchmarks.peers.pool import Runner
 from benchmarks.peers.protocol import PeerError
 from benchmarks.peers.question import CHECK, PLAIN, TRICK, Question
-from benchmarks.peers.roster import FLOOR, GENAI, LLAMA, OURS, Peer, Setting
+from benchmarks.peers.roster import FLOOR, GENAI, GENAI_W8A8, LLAMA, OURS, Peer, Setting
 from benchmarks.peers.sweep import Sweep
 from benchmarks.peers.workloads import TEXT, Limit, Questions, Workload
 from benchmarks.report import Bar
@@ -27,6 +27,8 @@ SHORT = {
     (OURS, PROGRAM): "ours",
     (GENAI, PLAIN): "GenAI",
     (GENAI, TRICK): "GenAI, trick",
+    (GENAI_W8A8, PLAIN): "GenAI W8A8",
+    (GENAI_W8A8, TRICK): "W8A8, trick",
     (LLAMA, PLAIN): "llama.cpp",
     (LLAMA, TRICK): "llama, trick",
 }
@@ -67,13 +69,14 @@ class Measured:
                 return rounds
         raise PeerError(f"{self.workload.name}: ours was not measured: {'; '.join(self.failed.values())}")
 
-    def ratio(self, figure: str, way: str) -> Ratio | None:
-        """Against the best of the peers in this way. The floor is none of them: it is not measured in every round."""
+    def ratio(self, figure: str, way: str, among: Container[str] | None = None) -> Ratio | None:
+        """Against the best of the peers in this way, of those named in `among` where that is given. The floor is none
+        of them: it is not measured in every round."""
         ours = self.of_ours()
         whole = {
             name: rounds
             for (name, own), rounds in self.rounds.items()
-            if own == way and name != FLOOR and len(rounds) == len(ours)
+            if own == way and name != FLOOR and len(rounds) == len(ours) and (among is None or name in among)
         }
         return ratio(ours, whole, figure)
 
@@ -170,6 +173,16 @@ def _compare(runner: Runner, entries: Sequence[Entrant], asked: Sequence[Questio
         theirs = _try(runner, entrant, asked, measured, CHECK)
         if theirs is not None:
             measured.agreement[entrant.peer.name] = Agreement.of(asked, ours.answers, theirs.answers)
+
+
+def labels(found: Sequence[Measured]) -> dict[str, Agreement]:
+    """Of each peer, over all workloads."""
+    summed: dict[str, Agreement] = {}
+    for measured in found:
+        for name, one in measured.agreement.items():
+            before = summed.get(name, Agreement(0, 0, 0))
+            summed[name] = before + one
+    return summed
 
 
 def _told(measured: Measured) -> Iterator[str]:

@@ -32,7 +32,7 @@ from benchmarks.peers.figures import Figures
 from benchmarks.peers.pool import Children
 from benchmarks.peers.protocol import PeerError
 from benchmarks.peers.question import PLAIN
-from benchmarks.peers.roster import GENAI, LLAMA, Peer
+from benchmarks.peers.roster import GENAI, LLAMA, OPENVINO, Peer
 from benchmarks.peers.rounds import Measured, entrants, measure
 from benchmarks.peers.server_ours import ServedQuestions, Servers
 from benchmarks.peers.server_pipeline import installed
@@ -63,7 +63,7 @@ class Launched(Peer):
 def served_peer(name: str, exports: Exports, bundle: Path) -> Peer:
     """A peer behind its server. Raises CalledProcessError where GenAI's packages can't be installed."""
     one = roster.peer(name, exports)
-    if name != GENAI:
+    if name not in OPENVINO:
         return one
     packages = installed(exports.out / "genai_packages")
     arguments = (str(packages.absolute()), str(bundle.absolute()))
@@ -89,7 +89,7 @@ def measure_all(args: argparse.Namespace, bundle: Bundle) -> list[Measured]:
     source = PoolTexts(args.pool, ruler) if args.pool else OwnTexts(ruler)
     builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
     questions = ServedQuestions(builder, source, seed=args.seed)
-    for name, why in exports.make(openvino=GENAI in args.peers, llama=LLAMA in args.peers).items():
+    for name, why in exports.make(openvino=bool({*OPENVINO} & {*args.peers}), llama=LLAMA in args.peers).items():
         print(f"server: {name} was not made: {why}", file=sys.stderr)
     sweeps = chosen(args.settings, args.peers)
     peers = [(served_peer(name, exports, args.bundle), sweeps.get(name)) for name in args.peers]
@@ -104,7 +104,7 @@ def measure_all(args: argparse.Namespace, bundle: Bundle) -> list[Measured]:
             questions,
             builder.encode_text,
             most=most,
-            checks={GENAI: (roster.peer(GENAI, exports), beside)},
+            checks={name: (roster.peer(name, exports), beside) for name in OPENVINO if name in args.peers},
         ) as servers,
     ):
         for workload in args.workloads:
@@ -120,7 +120,8 @@ def document(about: dict[str, str], found: Sequence[Measured], bars: Sequence[Ba
     parts += ["## Bars", report.bar_lines(bars)] if bars else []
     if told := report.warnings(found):
         parts += ["## Warnings", "\n".join(f"- {' '.join(line.split())}" for line in told)]
-    parts += ["## Ratios", report.ratio_table(found), "## Workloads", *report.workload_tables(found)]
+    parts += ["## Ratios", report.ratio_table(found), *report.label_sections(found)]
+    parts += ["## Workloads", *report.workload_tables(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -161,7 +162,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     args.peers = [name for name in args.peers.split(",") if name]
     known: dict[str, Workload] = {workload.name: workload for workload in SERVED}
     asked = args.workloads.split(",") if args.workloads else list(known)
-    if other := sorted({*args.peers} - {GENAI, LLAMA}) + [name for name in asked if name not in known]:
+    if other := sorted({*args.peers} - {*OPENVINO, LLAMA}) + [name for name in asked if name not in known]:
         parser.error(f"unknown: {', '.join(other)}")
     args.workloads = [known[name] for name in asked]
     return args

@@ -21,9 +21,10 @@ from benchmarks.peers.figures import Agreement, Figures, Ratio, bars, ratio
 from benchmarks.peers.machine import Peaks, operations_of, shares
 from benchmarks.peers.protocol import PeerError
 from benchmarks.peers.question import CHECK, PLAIN, TRICK, Question, Trick
-from benchmarks.peers.report import plot, ratio_table, warnings, workload_table
-from benchmarks.peers.roster import FLOOR, GENAI, LLAMA, Peer, Setting, child_settings, turning
-from benchmarks.peers.rounds import FLOOR_QUESTIONS, Measured, entrants, measure, turned
+from benchmarks.peers.report import label_sections, plot, ratio_table, warnings, workload_table
+from benchmarks.peers.roster import FLOOR, GENAI, GENAI_W8A8, LLAMA, Peer, Setting, child_settings, turning
+from benchmarks.peers.roster import peer as roster_peer
+from benchmarks.peers.rounds import FLOOR_QUESTIONS, PROGRAM, Measured, entrants, measure, turned
 from benchmarks.peers.sweep import KINDS, Kind, sweep
 from benchmarks.peers.texts import OwnTexts, length_at, parts
 from benchmarks.peers.workloads import P50, PER_S, WORKLOADS, Limit, Questions, named
@@ -161,6 +162,35 @@ def test_disagreement_beyond_rounding_is_told() -> None:
     assert not Agreement(4, 1, 0).is_suspicious
     measured = Measured(WORKLOADS[0], agreement={"peer": found})
     assert any("prompt or its export" in line for line in warnings([measured]))
+
+
+def test_a_peer_that_gives_other_labels_is_told_and_the_best_of_the_others_is_a_ratio_too() -> None:
+    def rate(per_s: float) -> list[Figures]:
+        return [Figures(p50=100.0, p95=100.0, per_s=per_s)] * 3
+
+    rounds = {("ours", PROGRAM): rate(12.0), ("faithful", PLAIN): rate(6.0), ("fast", PLAIN): rate(10.0)}
+    found = [
+        Measured(WORKLOADS[1], rounds, {"faithful": Agreement(16, 0, 0), "fast": Agreement(16, 1, 0)}),
+        Measured(WORKLOADS[2], rounds, {"faithful": Agreement(16, 1, 0), "fast": Agreement(16, 5, 0)}),
+    ]
+    assert "| text c=8 | requests/s | 1.20 (1.20 to 1.20), fast | - |" in ratio_table(found)
+    _, table, title, kept = label_sections(found)
+    assert "| faithful | 1 of 32 | yes |" in table
+    assert "| fast | 6 of 32 | no |" in table
+    assert "keeps the labels" in title
+    assert "| text c=8 | requests/s | 2.00 (2.00 to 2.00), faithful | - |" in kept
+    assert len(label_sections(found[:1])) == 2, "one label of 16 may be rounding"
+    assert label_sections([Measured(WORKLOADS[1], rounds)]) == []
+
+
+def test_fixed_scales_are_a_peer_of_their_own_and_one_without_weights_can_not_run(tmp_path: Path) -> None:
+    exports = Exports(tmp_path, tmp_path / "out", tmp_path)
+    assert not roster_peer(GENAI, exports).can_run
+    for name in ("int8", "w8a8"):
+        exports.openvino(name).mkdir(parents=True)
+    assert roster_peer(GENAI, exports).knobs["weights"] == ["int8"]
+    assert roster_peer(GENAI_W8A8, exports).start["weights"] == "w8a8"
+    assert roster_peer(GENAI_W8A8, exports).can_run
 
 
 def test_a_closed_loop_answers_each_question_once_in_its_place() -> None:

@@ -24,7 +24,7 @@ from engines.local.tree import Tree, pass_inputs
 from engines.manifest import NAME, read_manifest, verify_files, write_manifest
 
 LAYERS = set(projections(tiny_config()))
-INT8, GPTQ = PROFILES["int8-dynamic"], PROFILES["int8-dynamic-gptq"]
+INT8, GPTQ, SMOOTH = (PROFILES[f"int8-dynamic{form}"] for form in ("", "-gptq", "-smooth"))
 
 
 @pytest.fixture
@@ -83,8 +83,9 @@ def test_layers_that_are_kept_in_float_are_as_stored(checkpoint: Path, tmp_path:
     }
 
 
+@pytest.mark.parametrize(("profile", "group_size"), [(GPTQ, 64), (SMOOTH, 128)])
 def test_a_calibrated_form_says_on_what_and_is_another_one(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: Profile, group_size: int
 ) -> None:
     opened = Checkpoint.open(checkpoint)
     context = Context.empty(opened.text_config)
@@ -93,16 +94,17 @@ def test_a_calibrated_form_says_on_what_and_is_another_one(
     asked = [pass_inputs(context, [Tree(tuple(row))], candidates=[0], image_token=-1) | none for row in ids]
     monkeypatch.setattr(script, "_calibration_inputs", lambda *arguments: asked)
     drawn = CalibrationSet((), "c.jsonl", "0" * 64, 7)
-    folder = quantize(checkpoint, tmp_path / "out", GPTQ, calibrated_on=drawn)
+    folder = quantize(checkpoint, tmp_path / "out", profile, calibrated_on=drawn)
     manifest = read_manifest(folder)
     assert manifest["inputs"]["calibration"] == {**drawn.describe(), "keep_last": None}
+    assert manifest["engine"] == {"group_size": group_size}
     assert int8_layers(folder) == LAYERS
     nearest = quantize(checkpoint, tmp_path / "nearest", INT8)
     bins = [(one / "graph.bin").read_bytes() for one in (folder, nearest)]
     assert len(bins[0]) == len(bins[1])
     assert bins[0] != bins[1]
     before = written_at(folder)
-    quantize(checkpoint, folder, GPTQ, calibrated_on=replace(drawn, seed=8))
+    quantize(checkpoint, folder, profile, calibrated_on=replace(drawn, seed=8))
     assert written_at(folder) != before
 
 
