@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from engines.local.engine_config import PER_TOKEN
+
 KIND = "quantized"
 """Of the manifest of a folder with such a graph."""
 
@@ -22,11 +24,11 @@ are smoothed, groups of twice the size round as finely."""
 @dataclass(frozen=True)
 class Profile:
     """weights: of the linear layers. rounding: of int8 weights: to the nearest, or so that products of the inputs that
-    calibration saw stay near (`rounding`). activations: their inputs: float, quantized in each pass, or with
-    scales that calibration fixed. The products of attention are float in every form.
-    float_layers: name patterns of layers that are left as stored. smooth: outliers of inputs that are quantized in each
-    pass are moved into the weights first (`smoothing`). alpha: how far SmoothQuant moves them (arXiv 2211.10438,
-    formula 4). arithmetic: None: what is fastest where it is compiled.
+    calibration saw stay near (`rounding`). symmetric: they have no zero points, as OpenVINO's fused MLP wants them.
+    activations: their inputs: float, quantized in each pass, or with scales that calibration fixed. The products of
+    attention are float in every form. float_layers: name patterns of layers that are left as stored. smooth: outliers
+    of inputs that are quantized in each pass are moved into the weights first (`smoothing`). alpha: how far SmoothQuant
+    moves them (arXiv 2211.10438, formula 4). arithmetic: None: what is fastest where it is compiled.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Profile:
     activations: Literal["float", "dynamic", "static"] = "float"
     rounding: Literal["nearest", "by inputs"] = "nearest"
     float_layers: tuple[str, ...] = ()
+    symmetric: bool = False
     smooth: bool = False
     alpha: float = 0.5
     dynamic_group: int = DYNAMIC_GROUP
@@ -72,6 +75,16 @@ _ALL = (
         activations="dynamic",
         smooth=True,
         dynamic_group=SMOOTH_GROUP,
+    ),
+    Profile(
+        "int8-mlp-smooth",
+        "the MLPs alone in int8, their inputs with a scale a token, smoothed: what AMX multiplies as int8",
+        weights="int8",
+        activations="dynamic",
+        float_layers=("*.self_attn.*",),
+        symmetric=True,
+        smooth=True,
+        dynamic_group=PER_TOKEN,
     ),
     Profile(
         "int8-dynamic-gptq",

@@ -137,7 +137,7 @@ def _rounded(opened: Checkpoint, profile: Profile, asked: Iterable[Inputs]) -> o
             return weight(stored)
         if name in moments:
             return rounded(stored, moments[name]).node
-        return int8_matrix(smoothing.matrix(name, stored), symmetric=False).node
+        return int8_matrix(smoothing.matrix(name, stored), symmetric=profile.symmetric).node
 
     return forward_openvino.build_graph(replace(opened, values=smoothing.norms), weights)
 

@@ -11,6 +11,8 @@ from tritonguard.errors import BundleError
 
 ENGINE_CONFIG = "engine.yaml"
 PRECISIONS = ("f32", "bf16")
+PER_TOKEN = 2**64 - 1
+"""As a group size: one scale for all of a token's values. OpenVINO's fused MLP asks for it by this number."""
 STREAMS_VARIABLE = "TRITONGUARD_STREAMS"
 """Environment variable: in the place of the bundle's `streams`; empty or not set: the bundle's."""
 _TEXT = """\
@@ -20,6 +22,7 @@ _TEXT = """\
 arithmetic: {arithmetic}
 
 # Inputs of a layer with int8 weights are quantized in each pass, this many values to a scale. 0: they stay float.
+# 18446744073709551615: a scale for each token.
 dynamic_quantization_group_size: {dynamic_quantization_group_size}
 
 # 2: a pass of several rows is cut in two that run at once, each on half of the cores; it takes the graph's memory once

@@ -162,7 +162,7 @@ def _settings(precision: str, group_size: int, streams: int = 1) -> dict[str, An
         "INFERENCE_NUM_THREADS": _cores(),
         "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
         # Always said: the plugin's own default would quantize the inputs of every layer with int8 weights.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": group_size,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group_size),  # PER_TOKEN is too large for an int
     }
 
 

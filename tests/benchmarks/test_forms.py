@@ -77,7 +77,7 @@ def test_the_table_says_of_each_form_what_the_gate_says() -> None:
 def test_the_reference_and_the_form_that_ships_are_always_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--forms", "bf16"])
-    assert "f32 and int8-dynamic-smooth are always among them" in capsys.readouterr().err
+    assert f"f32 and {INT8} are always among them" in capsys.readouterr().err
 
 
 def test_a_remembered_side_runs_each_row_once() -> None:

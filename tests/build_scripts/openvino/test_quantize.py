@@ -25,6 +25,7 @@ from engines.manifest import NAME, read_manifest, verify_files, write_manifest
 
 LAYERS = set(projections(tiny_config()))
 INT8, GPTQ, SMOOTH = (PROFILES[f"int8-dynamic{form}"] for form in ("", "-gptq", "-smooth"))
+MLP = PROFILES["int8-mlp-smooth"]
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def written_at(folder: Path) -> int:
         (PROFILES["bf16"], set(), 0),
         (PROFILES["int8-weight-only"], LAYERS, 0),
         (INT8, LAYERS, 64),
+        (replace(MLP, smooth=False), {name for name in LAYERS if ".mlp." in name}, 2**64 - 1),
     ],
 )
 def test_a_form_says_what_it_is_and_is_it(
