@@ -2,10 +2,9 @@
 
     python -m build_scripts.ship --checkpoint build/merged --out build/bundle
 
-Every form (int8-dynamic-smooth, or int8-mlp-smooth on a CPU with AMX; bf16 where the CPU multiplies it; f32) is
-compiled under build/forms and timed here, in turn. The fastest goes through the smoke gate: the 64 prompts of this
-release against f32, with the limits of build_scripts/parity_thresholds.yaml. One that the gate refuses is not served;
-the next is tried, down to f32.
+Every form (int8-dynamic-smooth, bf16 where the CPU multiplies it, f32) is compiled under build/forms and timed here, in
+turn. The fastest goes through the smoke gate: the 64 prompts of this release against f32, with the limits of
+build_scripts/parity_thresholds.yaml. One that the gate refuses is not served; the next is tried, down to f32.
 """
 
 from __future__ import annotations
@@ -34,12 +33,11 @@ from build_scripts.parity_reading import SideError
 from build_scripts.parity_report import Report
 from build_scripts.parity_sides import BundleSide
 from build_scripts.progress import Steps
-from engines.local.runtime import has_amx, native_precisions
+from engines.local.runtime import native_precisions
 from engines.manifest import NAME, extra_of, is_current, read_manifest, sha256_file, write_manifest
 
 REFERENCE = "f32"
-INT8 = "int8-mlp-smooth" if has_amx() else "int8-dynamic-smooth"
-"""AMX multiplies int8 in OpenVINO's fused MLP alone; layers by themselves fall back to VNNI there."""
+INT8 = "int8-dynamic-smooth"
 
 
 @plain_file_errors()
