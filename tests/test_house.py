@@ -21,6 +21,11 @@ ROOMS = {
 FOLDERS = {room: ROOT / ("client/tritonguard" if room == "tritonguard" else room) for room in ROOMS}
 FORBIDDEN_NAMES = {"utils", "common", "helpers"}
 TORCH_FILES = {
+    "benchmarks/cuda_levers/__main__.py",
+    "benchmarks/cuda_levers/clock.py",
+    "benchmarks/cuda_levers/figures.py",
+    "benchmarks/cuda_levers/guard.py",
+    "benchmarks/cuda_levers/ways.py",
     "engines/local/forward_torch.py",
     "engines/local/vision_torch.py",
     "engines/tensorrt_llm/processor.py",

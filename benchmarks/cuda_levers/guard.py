@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -177,7 +178,7 @@ class Fp8Linear:
     def _rounded(self, x: Tensor, scale: Tensor) -> Tensor:
         """Once for the products that share their inputs; on a GPU in one kernel."""
         if self._last is None or self._last[0] is not x:
-            self._last = x, (_QUANTIZED_AT_ONCE if x.is_cuda else quantized)(x, scale)
+            self._last = x, (_in_one_kernel() if x.is_cuda else quantized)(x, scale)
         return self._last[1]
 
 
@@ -186,4 +187,8 @@ def quantized(x: Tensor, scale: Tensor) -> Tensor:
     return (x / scale).clamp(-_LARGEST, _LARGEST).to(FP8)
 
 
-_QUANTIZED_AT_ONCE = torch.compile(quantized, dynamic=True)
+@cache
+def _in_one_kernel() -> Callable[[Tensor, Tensor], Tensor]:
+    """`quantized`, compiled."""
+    compiled: Callable[[Tensor, Tensor], Tensor] = torch.compile(quantized, dynamic=True)
+    return compiled
