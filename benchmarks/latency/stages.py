@@ -85,6 +85,11 @@ def between(before: Mapping[str, Counters], after: Mapping[str, Counters]) -> Sp
     )
 
 
+def answers(before: Mapping[str, Counters], after: Mapping[str, Counters]) -> int:
+    """Of the ensemble, in between; negative where it was loaded anew."""
+    return (after.get(ENSEMBLE, Counters()) - before.get(ENSEMBLE, Counters())).succeeded
+
+
 def _stage(model: str, since: Counters) -> Stage:
     def mean_ms(nanoseconds: int) -> float:
         return nanoseconds / since.succeeded / 1e6

@@ -17,7 +17,7 @@ from benchmarks.latency.limit import Search
 from benchmarks.latency.loops import VERDICT, Ask, Log, closed_loop, open_loop
 from benchmarks.latency.mix import Mix
 from benchmarks.latency.schedule import poisson
-from benchmarks.latency.stages import Counters, between
+from benchmarks.latency.stages import Counters, answers, between
 from benchmarks.latency.verdicts import Judged, judged_of
 
 WARMING = 4
@@ -26,6 +26,7 @@ PATIENCE_S = 120.0
 """Deadline of those: the first ones may compile and fill what later ones find."""
 _AHEAD = 64
 _TELL_S = 10.0
+_COUNTED_S = 5.0
 
 
 class Counting(Protocol):
@@ -79,11 +80,13 @@ class Sweep:
         self.say(f"warming up: one request of each policy, {requests} of the workload")
         log = Log()
         plan = chain(self.mix.one_of_each_policy(), islice(self.mix.stream("warm-up"), requests))
+        before = await self.statistics.counters()
         patient = (replace(one, request=one.request.model_copy(update={"deadline_s": PATIENCE_S})) for one in plan)
         await closed_loop(log, self.ask, patient, concurrency=WARMING, seconds=float("inf"))
         words = {sample.reply.word for sample in log.samples}
         if VERDICT not in words:
             raise Unavailable(f"warming up: no verdict came, but {', '.join(sorted(words))}")
+        await self._counted(before, log)
 
     async def run(self, loads: Sequence[Load]) -> None:
         for load in loads:
@@ -112,7 +115,7 @@ class Sweep:
             self._note(load, log, _share(busy, log), until_s=log.now())
             raise
         core_share = _share(busy, log)
-        after = await self.statistics.counters()
+        after = await self._counted(before, log)
         return self._note(load, log, core_share, before=before, after=after)
 
     async def find_limit(self, *, share: float, settle_s: float, seconds: float) -> None:
@@ -126,6 +129,17 @@ class Sweep:
             self.say(f"{rate:.2f}/s: {measured.within_slo:.1%} within {self.slo_ms:g} ms, {'held' if held else 'not'}")
             search.note(rate, held=held)
             self.findings.limit = Limit(self.slo_ms, share, search.holds, search.fails, search.tries, limited)
+
+    async def _counted(self, before: Mapping[str, Counters] | None, log: Log) -> dict[str, Counters] | None:
+        """The counters when they tell of every verdict of this log: a server counts an answer after it has sent it, and
+        the last ones would be the next measurement's. What is not counted in _COUNTED_S is not waited for."""
+        verdicts = sum(sample.reply.verdict is not None for sample in log.samples)
+        end = log.now() + _COUNTED_S
+        while True:
+            after = await self.statistics.counters()
+            if before is None or after is None or log.now() > end or answers(before, after) >= verdicts:
+                return after
+            await asyncio.sleep(_COUNTED_S / 100)
 
     def _note(
         self,

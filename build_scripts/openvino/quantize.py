@@ -30,7 +30,7 @@ from build_scripts.openvino.compile import save_graph
 from build_scripts.openvino.profiles import KIND, PROFILES, Profile
 from build_scripts.openvino.quantized import made_by
 from build_scripts.openvino.rounding import rounded, second_moments
-from build_scripts.openvino.smoothing import Smoothing, largest_inputs
+from build_scripts.openvino.smoothing import Smoothing, input_sizes
 from build_scripts.openvino.static_scales import smooth_quantized
 from build_scripts.parity_corpus import CorpusError
 from build_scripts.progress import Steps
@@ -129,8 +129,8 @@ def _rounded(opened: Checkpoint, profile: Profile, asked: Iterable[Inputs]) -> o
     if profile.rounding == "by inputs":
         moments = second_moments(forward_openvino.build_graph(opened), layers, asked)
     if profile.smooth:
-        largest = largest_inputs(forward_openvino.build_graph(opened), layers, asked)
-        smoothing = Smoothing.of(opened, largest, profile.alpha)
+        sizes = input_sizes(forward_openvino.build_graph(opened), layers, asked)
+        smoothing = Smoothing.of(opened, sizes, profile.alpha)
 
     def weights(name: str, stored: Stored) -> Node:
         if name not in layers:

@@ -2,9 +2,10 @@
 its layers' inputs are easier to round.
 
 Some channels of a layer's input are far larger than others, and whoever shares a scale with them is rounded coarsely.
-So channel k is divided by s_k and column k of the layer multiplied by it: s_k = (largest |x_k|) ** alpha / (largest
-|w_k|) ** (1 - alpha), the paper's formula 4. Nothing is computed for that, since the division goes into what makes the
-channel:
+So channel k is divided by s_k and column k of the layer multiplied by it: s_k = rms(x_k) ** alpha / (largest |w_k|) **
+(1 - alpha). That is the paper's formula 4 with the root mean square of a channel in the place of its largest value: a
+scale is taken for each token here, and what one token once had says little of the others. Nothing is computed for it,
+since the division goes into what makes the channel:
 
     q_proj, k_proj, v_proj   the norm in front
     o_proj                   the rows of v_proj; heads that read one value head share its factors
@@ -41,15 +42,15 @@ class Smoothing:
     norms: dict[str, FloatArray] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, opened: Checkpoint, largest: Mapping[str, FloatArray], alpha: float) -> Smoothing:
-        """largest: of `largest_inputs`, by layer; layers that belong together are smoothed where all of them are there.
+    def of(cls, opened: Checkpoint, sizes: Mapping[str, FloatArray], alpha: float) -> Smoothing:
+        """sizes: of `input_sizes`, by layer; layers that belong together are smoothed where all of them are there.
         alpha: 0 (all is left to the inputs) to 1 (all to the weights). Raises BundleError for inputs that are not
         finite."""
         found = cls()
         for layers, source, heads in _groups(opened.text_config):
-            if not {*layers, *([] if source.endswith("norm") else [source])} <= largest.keys():
+            if not {*layers, *([] if source.endswith("norm") else [source])} <= sizes.keys():
                 continue
-            inputs = _over_heads(largest[layers[0]], heads)
+            inputs = _over_heads(sizes[layers[0]], heads)
             if not np.isfinite(inputs).all():
                 raise BundleError("calibration gave inputs that are not finite")
             columns = [np.abs(float_rows(opened.stored(f"{layer}.weight"))).max(0) for layer in layers]
@@ -73,16 +74,18 @@ class Smoothing:
         return values / self.rows[layer][:, None] if layer in self.rows else values
 
 
-def largest_inputs(
+def input_sizes(
     graph: ov.Model, layers: Sequence[str], inputs: Iterable[Mapping[str, npt.NDArray[Any]]]
 ) -> dict[str, FloatArray]:
-    """{layer: largest |x| of each channel of its input, float32 [in]}; see `folded`, and what it raises."""
+    """{layer: root mean square of each channel of its input over all tokens, float32 [in]}; see `folded`, and what it
+    raises."""
 
-    def larger(before: FloatArray | None, seen: FloatArray) -> FloatArray:
-        now = np.abs(seen).max(0)
-        return now if before is None else np.maximum(before, now)
+    def added(total: FloatArray | None, seen: FloatArray) -> FloatArray:
+        squares: FloatArray = np.square(seen).sum(0)
+        return squares if total is None else total + squares
 
-    return folded(graph, layers, inputs, larger)[0]
+    sums, tokens = folded(graph, layers, inputs, added)
+    return {name: np.sqrt(total / tokens) for name, total in sums.items()}
 
 
 def _groups(config: TextConfig) -> Iterator[tuple[tuple[str, ...], str, tuple[int, int]]]:

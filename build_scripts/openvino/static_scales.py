@@ -54,7 +54,7 @@ def smooth_quantized(
     _check(graph, inputs, alpha)
     products = [node for node in graph.get_ops() if node.get_type_name() == "MatMul"]
     linear = {node.get_friendly_name() for node in products if _is_constant(node.input_value(1))}
-    kept = {name for name in linear if linear_in_float(name)}
+    kept = {name for name in linear if not name.startswith("layers.") or linear_in_float(name)}
     others = {node.get_friendly_name() for node in products} - linear
     if linear == kept:
         raise BundleError("static quantization: all layers are to stay in float")

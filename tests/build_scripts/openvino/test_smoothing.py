@@ -11,7 +11,7 @@ import pytest
 from tiny_checkpoint import projections, tiny_config, write_checkpoint
 from tritonguard.errors import BundleError
 
-from build_scripts.openvino.smoothing import Smoothing, largest_inputs
+from build_scripts.openvino.smoothing import Smoothing, input_sizes
 from engines.checkpoint import TEXT_PREFIX, Checkpoint, FloatArray
 from engines.local.context import Context
 from engines.local.forward_openvino import build_graph
@@ -44,7 +44,7 @@ def inputs(checkpoint: Checkpoint, seed: int) -> dict[str, Any]:
 
 
 def seen(checkpoint: Checkpoint) -> dict[str, FloatArray]:
-    return largest_inputs(build_graph(checkpoint), LAYERS, [inputs(checkpoint, seed) for seed in range(4)])
+    return input_sizes(build_graph(checkpoint), LAYERS, [inputs(checkpoint, seed) for seed in range(4)])
 
 
 def changed(checkpoint: Checkpoint, smoothing: Smoothing) -> Checkpoint:
@@ -92,8 +92,8 @@ def test_layers_that_read_one_input_share_their_factors_and_heads_those_of_their
 
 
 def test_a_group_with_a_layer_in_float_is_left_as_it_is(checkpoint: Checkpoint) -> None:
-    largest = {name: each for name, each in seen(checkpoint).items() if name != "layers.0.self_attn.v_proj"}
-    smoothing = Smoothing.of(checkpoint, largest, 0.5)
+    sizes = {name: each for name, each in seen(checkpoint).items() if name != "layers.0.self_attn.v_proj"}
+    smoothing = Smoothing.of(checkpoint, sizes, 0.5)
     left = {"layers.0.self_attn.q_proj", "layers.0.self_attn.k_proj", "layers.0.self_attn.o_proj"}
     assert set(smoothing.columns) == set(LAYERS) - left - {"layers.0.self_attn.v_proj"}
     assert f"{TEXT_PREFIX}layers.0.input_layernorm.weight" not in smoothing.norms
@@ -104,19 +104,19 @@ def test_a_group_with_a_layer_in_float_is_left_as_it_is(checkpoint: Checkpoint) 
 
 
 def test_a_channel_that_calibration_did_not_excite_keeps_a_size(checkpoint: Checkpoint) -> None:
-    largest = seen(checkpoint)
-    largest["layers.0.mlp.gate_proj"] = np.zeros_like(largest["layers.0.mlp.gate_proj"])
-    factors = Smoothing.of(checkpoint, largest, 0.5).columns["layers.0.mlp.gate_proj"]
+    sizes = seen(checkpoint)
+    sizes["layers.0.mlp.gate_proj"] = np.zeros_like(sizes["layers.0.mlp.gate_proj"])
+    factors = Smoothing.of(checkpoint, sizes, 0.5).columns["layers.0.mlp.gate_proj"]
     assert np.isfinite(factors).all()
     assert factors.min() > 0
-    largest["layers.0.mlp.gate_proj"][0] = np.nan
+    sizes["layers.0.mlp.gate_proj"][0] = np.nan
     with pytest.raises(BundleError, match="not finite"):
-        Smoothing.of(checkpoint, largest, 0.5)
+        Smoothing.of(checkpoint, sizes, 0.5)
 
 
 def test_without_inputs_nothing_is_smoothed(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no calibration inputs"):
-        largest_inputs(build_graph(checkpoint), LAYERS, [])
+        input_sizes(build_graph(checkpoint), LAYERS, [])
     nothing = Smoothing()
     stored = checkpoint.stored(f"{LAYERS[0]}.weight")
     np.testing.assert_array_equal(nothing.matrix(LAYERS[0], stored), checkpoint.text(f"{LAYERS[0]}.weight"))
