@@ -59,7 +59,11 @@ def written_at(folder: Path) -> int:
         (PROFILES["bf16"], set(), 0),
         (PROFILES["int8-weight-only"], LAYERS, 0),
         (INT8, LAYERS, 64),
-        (replace(MLP, smooth=False, float_layers=("*.self_attn.*",)), {name for name in LAYERS if ".mlp." in name}, 2**64 - 1),
+        (
+            replace(MLP, smooth=False, float_layers=("*.self_attn.*",)),
+            {name for name in LAYERS if ".mlp." in name},
+            2**64 - 1,
+        ),
     ],
 )
 def test_a_form_says_what_it_is_and_is_it(
