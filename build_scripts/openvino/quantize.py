@@ -80,11 +80,11 @@ def quantize(
     steps = Steps("quantize", total=3 if chosen is None else 4)
     with finished_folder(out) as folder:
         opened = Checkpoint.open(checkpoint)
-        _check_patterns(profile.float_layers, _linear_layers(opened))
+        _check_patterns(profile.float_layers, linear_layers(opened))
         asked: Sequence[Inputs] = ()
         if chosen is not None:
             steps.next(f"calibration: {len(chosen.rows)} prompts of {chosen.file} through the float graph")
-            asked = _calibration_inputs(checkpoint, opened, chosen, keep_last)
+            asked = calibration_inputs(checkpoint, opened, chosen, keep_last)
         steps.next(f"{profile.name}: {profile.summary}")
         graph = (
             _static(opened, profile, asked)
@@ -98,7 +98,7 @@ def quantize(
     return out
 
 
-def _linear_layers(opened: Checkpoint) -> list[str]:
+def linear_layers(opened: Checkpoint) -> list[str]:
     """Of the text model: "layers.0.mlp.down_proj" for one."""
     matrix = re.compile(re.escape(TEXT_PREFIX) + r"(layers\..+_proj)\.weight")
     return [found[1] for key in opened.files if (found := matrix.fullmatch(key))]
@@ -123,7 +123,7 @@ def _static(opened: Checkpoint, profile: Profile, asked: Sequence[Inputs]) -> ov
 
 def _rounded(opened: Checkpoint, profile: Profile, asked: Iterable[Inputs]) -> ov.Model:
     """Weights as stored or int8, and inputs that the engine quantizes, if at all."""
-    layers = [name for name in _linear_layers(opened) if profile.is_int8(name)]
+    layers = [name for name in linear_layers(opened) if profile.is_int8(name)]
     moments: Mapping[str, FloatArray] = {}
     smoothing = Smoothing()
     if profile.rounding == "by inputs":
@@ -142,8 +142,8 @@ def _rounded(opened: Checkpoint, profile: Profile, asked: Iterable[Inputs]) -> o
     return forward_openvino.build_graph(replace(opened, values=smoothing.norms), weights)
 
 
-def _calibration_inputs(
-    folder: Path, opened: Checkpoint, chosen: CalibrationSet, keep_last: int | None
+def calibration_inputs(
+    folder: Path, opened: Checkpoint, chosen: CalibrationSet, keep_last: int | None = None
 ) -> Sequence[Inputs]:
     """What the float graph would be run on."""
     runtime = Runtime(forward_openvino.build_graph(opened), precision="f32")

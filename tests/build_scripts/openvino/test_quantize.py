@@ -98,7 +98,7 @@ def test_a_calibrated_form_says_on_what_and_is_another_one(
     ids = np.random.default_rng(0).integers(0, 96, (8, 24)).tolist()
     none = {"slots": np.full(24, -1, np.int32), "features": np.zeros((1, 32), np.float32)}
     asked = [pass_inputs(context, [Tree(tuple(row))], candidates=[0], image_token=-1) | none for row in ids]
-    monkeypatch.setattr(script, "_calibration_inputs", lambda *arguments: asked)
+    monkeypatch.setattr(script, "calibration_inputs", lambda *arguments: asked)
     drawn = CalibrationSet((), "c.jsonl", "0" * 64, 7)
     folder = quantize(checkpoint, tmp_path / "out", profile, calibrated_on=drawn)
     manifest = read_manifest(folder)
