@@ -33,12 +33,11 @@ from build_scripts.parity_reading import SideError
 from build_scripts.parity_report import Report
 from build_scripts.parity_sides import BundleSide
 from build_scripts.progress import Steps
-from engines.local.runtime import has_amx, native_precisions
+from engines.local.runtime import native_precisions
 from engines.manifest import NAME, extra_of, is_current, read_manifest, sha256_file, write_manifest
 
 REFERENCE = "f32"
-INT8 = "int8-mlp-smooth" if has_amx() else "int8-dynamic-smooth"
-"""OpenVINO multiplies int8 with AMX in its fused MLPs alone; without AMX int8 is faster in every layer."""
+INT8 = "int8-dynamic-smooth"
 
 
 @plain_file_errors()
