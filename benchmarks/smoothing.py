@@ -37,6 +37,7 @@ from engines.local.runtime import cpu_name
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOKENS = 48
 """Of each prompt, drawn at random."""
+_NOT = "none"
 SIZES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "largest": lambda inputs: np.abs(inputs).max(0),
     "rms": lambda inputs: np.sqrt(np.square(inputs).mean(0)),
@@ -62,7 +63,7 @@ def moved(exact: FloatArray, inputs: FloatArray, weights: FloatArray, group: int
 
 
 def measure(checkpoint: Path, profile: Profile, alphas: Sequence[float], prompts: int) -> dict[str, dict[str, float]]:
-    """{"down_proj, rms": {alpha as text: mean over the layers}}; "none": not smoothed."""
+    """{"down_proj, rms": {alpha as text: mean over the layers}}; _NOT: not smoothed."""
     opened = Checkpoint.open(checkpoint)
     layers = [name for name in linear_layers(opened) if profile.is_int8(name)]
     generator = np.random.default_rng(0)
@@ -74,21 +75,21 @@ def measure(checkpoint: Path, profile: Profile, alphas: Sequence[float], prompts
     asked = calibration_inputs(checkpoint, opened, calibration.draw(count=prompts))
     inputs, _ = folded(build_graph(opened), layers, asked, drawn)
     steps = Steps("smoothing", total=len(SIZES) * len(alphas))
-    ways: dict[tuple[str, str], Smoothing] = {("largest", "none"): Smoothing(), ("rms", "none"): Smoothing()}
+    ways: dict[tuple[str, str], Smoothing] = {(size, _NOT): Smoothing() for size in SIZES}
     for size, of in SIZES.items():
         sizes = {name: of(each[: len(each) // 2]) for name, each in inputs.items()}
         for alpha in alphas:
             ways[size, f"{alpha:g}"] = Smoothing.of(opened, sizes, alpha)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (size, alpha), smoothing in ways.items():
-        if alpha != "none":
-            steps.next(f"{size}, alpha {alpha}")
+    for (size, way), smoothing in ways.items():
+        if way != _NOT:
+            steps.next(f"{size}, alpha {way}")
         for name in layers:
             judged = inputs[name][len(inputs[name]) // 2 :]
             weights = float_rows(opened.stored(f"{name}.weight"))
             factors = smoothing.columns.get(name, np.ones(weights.shape[1], np.float32))
             share = moved(judged @ weights.T, judged / factors, weights * factors, profile.dynamic_group)
-            found[f"{name.rsplit('.', 1)[1]}, {size}"][alpha].append(share)
+            found[f"{name.rsplit('.', 1)[1]}, {size}"][way].append(share)
     return {kind: {alpha: float(np.mean(each)) for alpha, each in row.items()} for kind, row in sorted(found.items())}
 
 
