@@ -31,7 +31,7 @@ from build_scripts.openvino.smoothing import Smoothing
 from build_scripts.progress import Steps
 from engines.checkpoint import Checkpoint, FloatArray
 from engines.local.forward_openvino import build_graph
-from engines.local.graph_nodes import float_rows
+from engines.local.graph_nodes import float_rows, int8_matrix
 from engines.local.runtime import cpu_name
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -55,10 +55,12 @@ def in_groups(values: FloatArray, group: int) -> FloatArray:
     return found
 
 
-def moved(exact: FloatArray, inputs: FloatArray, weights: FloatArray, group: int) -> float:
-    """Root mean square of what rounding does to the products, over that of the products."""
-    columns = weights.shape[1]
-    products = in_groups(inputs, min(group, columns)) @ in_groups(weights, columns).T
+def moved(exact: FloatArray, inputs: FloatArray, weights: FloatArray, group: int, *, symmetric: bool) -> float:
+    """Root mean square of what rounding does to the products, over that of the products. symmetric: the weights have no
+    zero points."""
+    matrix = int8_matrix(weights, symmetric=symmetric)
+    zeros = 0 if matrix.zeros is None else matrix.zeros.astype(np.float32)
+    products = in_groups(inputs, min(group, inputs.shape[1])) @ ((matrix.values - zeros) * matrix.scales).T
     return float(np.sqrt(np.square(products - exact).mean() / np.square(exact).mean()))
 
 
@@ -72,23 +74,24 @@ def measure(checkpoint: Path, profile: Profile, alphas: Sequence[float], prompts
         some = seen[generator.choice(len(seen), min(TOKENS, len(seen)), replace=False)]
         return some if before is None else np.concatenate([before, some])
 
+    steps = Steps("smoothing", total=2)
+    steps.next(f"{prompts} calibration prompts through the float graph")
     asked = calibration_inputs(checkpoint, opened, calibration.draw(count=prompts))
     inputs, _ = folded(build_graph(opened), layers, asked, drawn)
-    steps = Steps("smoothing", total=len(SIZES) * len(alphas))
-    ways: dict[tuple[str, str], Smoothing] = {(size, _NOT): Smoothing() for size in SIZES}
+    steps.next(f"rounding {len(layers)} layers, {len(SIZES) * len(alphas)} ways and not smoothed")
+    ways = {(size, _NOT): Smoothing() for size in SIZES}
     for size, of in SIZES.items():
         sizes = {name: of(each[: len(each) // 2]) for name, each in inputs.items()}
-        for alpha in alphas:
-            ways[size, f"{alpha:g}"] = Smoothing.of(opened, sizes, alpha)
+        ways |= {(size, f"{alpha:g}"): Smoothing.of(opened, sizes, alpha) for alpha in alphas}
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (size, way), smoothing in ways.items():
-        if way != _NOT:
-            steps.next(f"{size}, alpha {way}")
-        for name in layers:
-            judged = inputs[name][len(inputs[name]) // 2 :]
-            weights = float_rows(opened.stored(f"{name}.weight"))
+    for name in steps.track(layers, total=len(layers)):
+        judged = inputs[name][len(inputs[name]) // 2 :]
+        weights = float_rows(opened.stored(f"{name}.weight"))
+        exact = judged @ weights.T
+        for (size, way), smoothing in ways.items():
             factors = smoothing.columns.get(name, np.ones(weights.shape[1], np.float32))
-            share = moved(judged @ weights.T, judged / factors, weights * factors, profile.dynamic_group)
+            rounded = judged / factors, weights * factors, profile.dynamic_group
+            share = moved(exact, *rounded, symmetric=profile.symmetric)
             found[f"{name.rsplit('.', 1)[1]}, {size}"][way].append(share)
     return {kind: {alpha: float(np.mean(each)) for alpha, each in row.items()} for kind, row in sorted(found.items())}
 

@@ -20,7 +20,7 @@ from build_scripts.openvino import quantize as quantize_script
 from build_scripts.openvino.pass_times import Form
 from build_scripts.parity_gate import Limit, Profile
 from build_scripts.parity_sides import BundleSide
-from build_scripts.ship import main, ship
+from build_scripts.ship import INT8, main, ship
 from engines.bundle import Bundle
 from engines.checkpoint import TEXT_PREFIX, Checkpoint, rewrite_tensors
 from engines.local import runtime
@@ -29,8 +29,6 @@ from engines.local.graph_nodes import Int8Matrix, Stored, int8_matrix
 from engines.manifest import NAME, read_manifest, sha256_file, write_manifest
 from preprocessing.prompt import PromptBuilder
 
-INT8 = "int8-dynamic-smooth"
-"""On whatever CPU these tests run."""
 PROMPTS = (
     {"id": "plain", "prompt": "How long does a yeast dough rest?"},
     {"id": "other", "prompt": "Write a mean message to my neighbour."},
@@ -71,7 +69,6 @@ def forms(source: Path, builder: PromptBuilder, tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(module, "native_precisions", lambda: ("f32", "bf16"))
     monkeypatch.setattr(compile_script, "measure_precisions", lambda folder, group_size: {"f32": 1.0, "bf16": 2.0})
     monkeypatch.setattr(compile_script, "measure_halves", lambda folder, how: 1.0)
-    monkeypatch.setattr(script, "INT8", INT8)
     takes(monkeypatch, {INT8: 1.0, "bf16": 2.0, "f32": 3.0})
     return source.parent / "forms"
 
