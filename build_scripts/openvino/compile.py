@@ -35,6 +35,7 @@ from engines.checkpoint import Checkpoint
 from engines.local import attention_openvino, forward_openvino, graph_nodes, head_openvino, runtime, vision_openvino
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS
 from engines.local.engine_config import PRECISIONS, EngineConfig
+from engines.local.grouping import MOST_ROWS
 from engines.local.runtime import GRAPH, VISION_GRAPH, can_cut, cpu_name, native_precisions, save_compiled
 from engines.manifest import is_current, read_manifest, verify_files, write_manifest
 
@@ -164,8 +165,8 @@ def measure_precisions(folder: Path, *, group_size: int = 0) -> Mapping[str, flo
 
 
 def measure_halves(folder: Path, how: EngineConfig) -> float:
-    """How much faster a batch is as two passes at once (`Halves.gain`)."""
-    [found] = halves_at_once(Form(folder, how), batches=(4,))
+    """How much faster a full batch is as two passes at once (`Halves.gain`)."""
+    [found] = halves_at_once(Form(folder, how), batches=(MOST_ROWS,), rounds=5)
     print(f"  batches cut in two that run at once: {found.gain:.2f} of the requests/s")
     return found.gain
 

@@ -64,16 +64,13 @@ def pass_times(forms: Mapping[str, Form], *, batches: Sequence[int], rounds: int
 
 @dataclass(frozen=True)
 class Halves:
-    """Requests a second: of one pass on all threads, and of two halves of it at once."""
+    """Requests a second: of one pass on all threads, and of two halves of it at once, medians. gain: of the halves, the
+    median of what they gained in each round; 1 is none."""
 
     batch: int
     one_pass: float
     two_halves: float
-
-    @property
-    def gain(self) -> float:
-        """Of the halves: 1 is none."""
-        return self.two_halves / self.one_pass
+    gain: float
 
 
 def halves_at_once(form: Form, *, batches: Sequence[int], rounds: int = 3) -> list[Halves]:
@@ -88,16 +85,16 @@ def halves_at_once(form: Form, *, batches: Sequence[int], rounds: int = 3) -> li
     with ThreadPoolExecutor(len(split)) as pool:
         for batch in batches:
             one, two = short_requests(form.folder, batch), short_requests(form.folder, batch // len(split))
-            times: dict[str, list[float]] = {"one": [], "two": []}
-            for number in range(rounds + _WARM_UPS):
-                took = {"one": _seconds(whole, one)}
+            times: list[tuple[float, float]] = []
+            for _ in range(_WARM_UPS + rounds):
+                took = _seconds(whole, one)
                 began = time.perf_counter()
                 list(pool.map(_seconds, split, [two] * len(split)))
-                took["two"] = time.perf_counter() - began
-                if number >= _WARM_UPS:
-                    for name, seconds in took.items():
-                        times[name].append(seconds)
-            found.append(Halves(batch, *(batch / statistics.median(times[name]) for name in ("one", "two"))))
+                times.append((took, time.perf_counter() - began))
+            times = times[_WARM_UPS:]
+            one_pass, two_halves = (batch / statistics.median(each) for each in zip(*times, strict=True))
+            gain = statistics.median(took / cut for took, cut in times)
+            found.append(Halves(batch, one_pass, two_halves, gain))
     return found
 
 

@@ -84,4 +84,18 @@ def test_halves_at_once_are_timed_beside_one_pass(tmp_path: Path) -> None:
     two, four = halves_at_once(Form(bundle, F32), batches=(2, 4), rounds=1)
     assert (two.batch, four.batch) == (2, 4)
     assert min(two.one_pass, two.two_halves, four.one_pass, four.two_halves) > 0
-    assert four.gain == four.two_halves / four.one_pass
+    assert four.gain == pytest.approx(four.two_halves / four.one_pass)
+
+
+def test_what_halves_gain_is_taken_within_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slows down for both in one round says nothing of either."""
+    write_checkpoint(tmp_path / "form", tiny_config())
+    # Warm-ups, then rounds whose ratios are 1.5, 1.2 and 0.5; the medians of each way alone would give 3 / 5.
+    clock = iter([0.0, 0.0] * 2 + [0.0, 2.0, 0.0, 10.0, 0.0, 5.0])
+    whole = iter([1.0] * 2 + [3.0, 12.0, 2.5])
+    monkeypatch.setattr(script, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(script, "_seconds", lambda runtime, inputs: next(whole) if runtime == "whole" else 0.0)
+    half = SimpleNamespace(beside=lambda: "half")
+    monkeypatch.setattr(script.Runtime, "load", lambda folder, *, streams=1, **how: half if streams == 2 else "whole")
+    [found] = halves_at_once(Form(tmp_path / "form", F32), batches=(8,), rounds=3)
+    assert (found.one_pass, found.two_halves, found.gain) == (8 / 3, 8 / 5, 1.2)
