@@ -15,6 +15,7 @@ from engines.local.context import Context
 from engines.local.grouping import CHUNK, MOST_PREFIX, MOST_ROWS, SHORT, size_class, together
 from engines.local.image_cache import ImageCache
 from engines.local.passes import Passes, Result
+from engines.local.patience import Patience
 from engines.local.prefix_cache import PrefixCache
 from engines.local.row import Row
 from engines.local.shared import Shared, Shelf
@@ -25,8 +26,6 @@ from engines.local.tree import Past, Tree, padded_size
 Pick = Callable[[Sequence[Row]], list[Row]]
 """Of all rows, those that share the next pass of one kind."""
 Turn = Callable[[Sequence[Row]], None]
-_PATIENCE, _MOST_PATIENCE_S = 0.05, 0.03
-"""Of the time of a pass, and at most, that the next one waits for those who were answered by it."""
 
 
 class Turns:
@@ -47,7 +46,7 @@ class Turns:
         self._stacks: dict[int, tuple[list[Row], Stack]] = {}
         self._others: list[tuple[Pick, Turn]] = [(_unseen, self._see), (_long, self._read_on), (_short, self._go_on)]
         self._first_is_next = True
-        self._answered, self._patient_until = 0, 0.0
+        self._patience = Patience()
         self._led = False
         self._counts = Counter[str](passes=0, pass_rows=0, pass_tokens=0, padding_tokens=0)
         self._changed = threading.Condition()
@@ -56,6 +55,7 @@ class Turns:
         """Returns when all of these are done. One of the threads that wait here runs the passes for all."""
         with self._changed:
             self._arrived += rows
+            self._patience.came(len(rows), time.monotonic())
             self._changed.notify_all()
         while True:
             with self._changed:
@@ -102,12 +102,13 @@ class Turns:
         self._leave()
 
     def _gather(self) -> None:
-        """Those who were answered together come back together, one after the other: a moment of patience is cheaper
-        than a pass for the first of them alone."""
+        """Wait for those who are about to come back, unless there is enough for a pass, or something that goes on."""
         if not any(row.context is not None for row in self._rows):
-            patience_s = self._patient_until - time.monotonic()
-            self._changed.wait_for(lambda: len(self._rows) + len(self._arrived) >= self._answered, max(patience_s, 0.0))
-        self._answered = 0
+            left_s = self._patience.left_s
+            self._changed.wait_for(
+                lambda: len(self._rows) + len(self._arrived) >= MOST_ROWS or not left_s(time.monotonic()),
+                left_s(time.monotonic()),
+            )
 
     def _leave(self) -> None:
         """Forget rows that are done, and tell those who wait for them."""
@@ -152,9 +153,9 @@ class Turns:
         rows = [row for row in rows if not row.done]
         if rows:
             self._read(self._shelf.take([contexts[row.prefix] for row in rows]), rows)
-        ended = time.monotonic()
-        self._answered = sum(row.done for row in rows)
-        self._patient_until = ended + min(_PATIENCE * (ended - began), _MOST_PATIENCE_S)
+        with self._changed:
+            answered = sum(row.done for row in rows)
+            self._patience.answered(answered, began_s=began, ended_s=time.monotonic())
 
     def _read_on(self, rows: Sequence[Row]) -> None:
         """The next piece of a long prompt, or its last one."""
