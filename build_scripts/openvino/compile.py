@@ -166,7 +166,7 @@ def measure_precisions(folder: Path, *, group_size: int = 0) -> Mapping[str, flo
 
 def measure_halves(folder: Path, how: EngineConfig) -> float:
     """How much faster a full batch is as two passes at once (`Halves.gain`)."""
-    [found] = halves_at_once(Form(folder, how), batches=(MOST_ROWS,), rounds=5)
+    [found] = halves_at_once(Form(folder, how), batches=(MOST_ROWS,))
     print(f"  batches cut in two that run at once: {found.gain:.2f} of the requests/s")
     return found.gain
 
