@@ -8,8 +8,11 @@ job goes on behind its own past; jobs of other calls join between passes (`turns
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Sequence
 
 from tritonguard.errors import BundleError, GuardError, Unavailable, Unimplemented
@@ -28,6 +31,9 @@ from engines.protocol import Answer, Capabilities, Job
 SERVED_SEGMENTS = frozenset({"Forced", "Choice", "NameList", "FreeText"})
 """Program segments that this engine executes, and the most choices in a program."""
 SERVED_CHOICES = 2
+_QUIET_S = 2.0
+"""Without a call, until memory is asked for that large batches need."""
+_LOGGER = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -47,7 +53,7 @@ class LocalEngine:
         self._images = ImageCache(limits.images)
         self._passes = passes
         self._turns = Turns(passes, self._prefixes, self._images)
-        self._calls = 0
+        self._calls, self._ended_s = 0, math.inf
         self._closed = False
         self._changed = threading.Condition()
 
@@ -61,7 +67,9 @@ class LocalEngine:
         limits = CacheLimits.of(os.environ)
         passes = Passes.load(bundle.folder)
         files = PrefixFiles.beside(bundle, limits.prefixes) if keep_prefixes and limits.prefixes else None
-        return cls(passes, bundle.capabilities, limits, files)
+        engine = cls(passes, bundle.capabilities, limits, files)
+        threading.Thread(target=engine.reserve, name="reserve", daemon=True).start()
+        return engine
 
     @property
     def capabilities(self) -> Capabilities:
@@ -103,11 +111,31 @@ class LocalEngine:
         finally:
             with self._changed:
                 self._calls -= 1
+                self._ended_s = time.monotonic()
                 self._changed.notify_all()
         for row in rows:
             if row.error is not None:
                 raise row.error
         return [_result(each) if isinstance(each, Row) else each for each in begun]
+
+    def reserve(self) -> None:
+        """Ask for the memory of large batches before one comes: behind the first call, when no other has come for a
+        while, so that neither the start nor a caller waits for it. Returns when that is done, or the engine is closed.
+        """
+        with self._changed:
+            while not self._closed and (self._calls or time.monotonic() < self._ended_s + _QUIET_S):
+                self._changed.wait(_QUIET_S)
+            if self._closed:
+                return
+            self._calls += 1
+        try:
+            self._turns.reserve()
+        except Exception:
+            _LOGGER.warning("memory for large batches can't be had: they will ask for it themselves", exc_info=True)
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
 
     def _begin(self, job: Job) -> Row | GuardError:
         if not job.program.kinds <= self._capabilities.segments or len(job.program.choices) > SERVED_CHOICES:

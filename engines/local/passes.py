@@ -18,7 +18,7 @@ from tritonguard.errors import BundleError
 from engines.checkpoint import Checkpoint, FloatArray, TextConfig
 from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
-from engines.local.grouping import CHUNK, halves
+from engines.local.grouping import CHUNK, MOST_OF_ALL, MOST_ROWS, MOST_TOKENS, halves
 from engines.local.head_openvino import HeadRuntime
 from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime, refuse_foreign
 from engines.local.shared import Shared
@@ -27,6 +27,8 @@ from engines.local.tree import Past, Tree, going_on, pass_inputs
 Pair = tuple[Runtime, Runtime]
 MakePair = Callable[[], Pair]
 _LOGGER = logging.getLogger(__name__)
+_RESERVED_PREFIX = 512
+"""Tokens of the prefix in the pass that asks for memory: longer than most policies'."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,18 @@ class Passes:
         if self._pair_thread is not None:
             self._pair_thread.join()
 
+    def reserve(self) -> None:
+        """A pass as large as a batch may be. OpenVINO keeps the memory of its operations, and asks for all of it anew
+        in each pass that is larger than those before: some 0.2 s each time, and a second where the host has to find it.
+        """
+        self._reserve(self._runtime, MOST_TOKENS)
+
+    def _reserve(self, runtime: Runtime, tokens: int) -> None:
+        layers, heads, _, dim = self.empty.keys.shape
+        zeros = np.zeros((layers, heads, _RESERVED_PREFIX, dim), np.float32)
+        past = Shared.one(Context(_RESERVED_PREFIX, zeros, zeros), MOST_ROWS)
+        self._pass(runtime, past, [Tree((0,) * (tokens // MOST_ROWS), last=True)] * MOST_ROWS, (0,))
+
     def _pass(self, runtime: Runtime, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
         inputs = pass_inputs(past, trees, candidates=candidates, image_token=self.image_token, padded=True)
         logits, keys, values, hidden = runtime.run(**inputs)
@@ -133,7 +147,10 @@ class Passes:
 
     def _load(self, make: MakePair) -> None:
         try:
-            self._pair = make()
+            pair = make()
+            for runtime in pair:
+                self._reserve(runtime, int(MOST_OF_ALL * MOST_TOKENS))
+            self._pair = pair
         except Exception:
             _LOGGER.warning("batches are not cut in two: the second runtime can't be had", exc_info=True)
 

@@ -67,9 +67,17 @@ class Turns:
                 while not all(row.done for row in rows):
                     self._turn()
             finally:
-                with self._changed:
-                    self._led = False
-                    self._changed.notify_all()
+                self._hand_over()
+
+    def reserve(self) -> None:
+        """`Passes.reserve`, between the turns of others."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._led)
+            self._led = True
+        try:
+            self._passes.reserve()
+        finally:
+            self._hand_over()
 
     def statistics(self) -> dict[str, float]:
         """Passes so far, their rows and tokens, and by how many tokens lines were rounded up; memory of the shelf."""
@@ -77,6 +85,11 @@ class Turns:
             **{name: float(count) for name, count in self._counts.items()},
             "shelf_bytes": float(self._shelf.nbytes),
         }
+
+    def _hand_over(self) -> None:
+        with self._changed:
+            self._led = False
+            self._changed.notify_all()
 
     def _turn(self) -> None:
         with self._changed:
