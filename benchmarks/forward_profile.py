@@ -4,7 +4,8 @@
 
 A pass is one over short requests behind the built-in policy's prefix, as the engine runs it. Operations are counted for
 the linear layers and for attention, so that their rate stands beside the share. The second table runs the same requests
-as one pass on all threads, and cut in two that run at the same time on half of the threads each.
+as one pass on all threads, and cut in two that run at the same time on half of the threads each. The third has the
+first pass of each size, the smallest first, and the same again: without and with memory that was asked for before.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from build_scripts.openvino.pass_times import Form, halves_at_once, short_reques
 from build_scripts.request_sizes import PREFIX, SUFFIX
 from engines.checkpoint import Checkpoint, TextConfig
 from engines.local.engine_config import EngineConfig
+from engines.local.passes import Passes
 from engines.local.runtime import COUNTERS, Runtime, can_cut, cpu_name
 
 LINEAR, ATTENTION = "linear layers", "attention"
@@ -67,6 +69,16 @@ class Profile:
     def products(self) -> float:
         """Share of matrix products."""
         return sum(part.share for part in self.parts if part.kind.split()[0] in PRODUCTS)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The first pass of a runtime that is as large as this, and the next one, ms. reserved: behind `Passes.reserve`."""
+
+    batch: int
+    reserved: bool
+    first_ms: float
+    again_ms: float
 
 
 def parts_of(operations: Sequence[tuple[str, str, float]], counted: Mapping[str, float]) -> list[Part]:
@@ -115,6 +127,18 @@ def profile(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int
     return found
 
 
+def growth(folder: Path, how: EngineConfig, batches: Sequence[int]) -> list[Growth]:
+    found = []
+    for reserved in (False, True):
+        runtime = Runtime.load(folder, precision=how.arithmetic, group_size=how.dynamic_quantization_group_size)
+        if reserved:
+            Passes(runtime, Checkpoint.read_config(folder), image_token=-1).reserve()
+        for batch in sorted(batches):
+            inputs = short_requests(folder, batch)
+            found.append(Growth(batch, reserved, _timed(runtime, inputs), _timed(runtime, inputs)))
+    return found
+
+
 def _timed(runtime: Runtime, inputs: Mapping[str, Any]) -> float:
     began = time.perf_counter()
     runtime.run(**inputs)
@@ -137,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         how = EngineConfig.read(args.bundle)
         profiles = profile(args.bundle, how, batches, args.rounds)
         even = [batch for batch in batches if batch % 2 == 0]
+        grown = growth(args.bundle, how, batches)
         cut = (
             halves_at_once(Form(args.bundle, how), batches=even, rounds=args.rounds) if can_cut(how.arithmetic) else []
         )
@@ -152,8 +177,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(markdown(("batch", "one pass, requests/s", "two halves at once", "ratio"), rows_cut))
     else:
         print(f"half of the threads can't compute {how.arithmetic} on this CPU: batches are not cut")
+    rows_grown = [(each.batch, "yes" if each.reserved else "no", each.first_ms, each.again_ms) for each in grown]
+    print("\n" + markdown(("batch", "memory asked for before", "first pass, ms", "again, ms"), rows_grown))
     if args.out:
-        write_json(args.out, {"cpu": cpu_name(), "arithmetic": how.arithmetic, "profiles": profiles, "halves": cut})
+        write_json(
+            args.out,
+            {"cpu": cpu_name(), "arithmetic": how.arithmetic, "profiles": profiles, "halves": cut, "growth": grown},
+        )
     return 0
 
 

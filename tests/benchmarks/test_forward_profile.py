@@ -51,5 +51,7 @@ def test_the_command_profiles_a_small_model(tmp_path: Path, capsys: pytest.Captu
     figures = json.loads((tmp_path / "p.json").read_text())
     assert [each["batch"] for each in figures["profiles"]] == [1, 2]
     assert [each["batch"] for each in figures["halves"]] == [2]
+    grown = [(each["reserved"], each["batch"]) for each in figures["growth"]]
+    assert grown == [(False, 1), (False, 2), (True, 1), (True, 2)]
     assert all(0 < part["share"] <= 1 for each in figures["profiles"] for part in each["parts"])
     assert "FullyConnected" in capsys.readouterr().out
