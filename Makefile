@@ -52,9 +52,10 @@ test-image: bundle $(IMAGE)/.ok
 test-fast: $(VENV)/.dev ## without the server and without the other environments
 	$(PY) -m pytest tests --ignore tests/reference --ignore tests/modelopt --ignore tests/e2e
 
-# On a CPU with AMX numpy's OpenBLAS sums a product in another order than torch's MKL: a merge is then PEFT's but for the
-# rounding of float32, which is more than a step of bfloat16 where weight and update cancel. With these kernels both agree.
-SAME_SUMS := $(shell grep -q -w amx_tile /proc/cpuinfo && echo OPENBLAS_CORETYPE=SkylakeX)
+# On an Intel CPU of the generations with AMX, whether it shows AMX or not, numpy's OpenBLAS sums a product in another order
+# than torch's MKL: a merge is then PEFT's but for the rounding of float32, which is more than a step of bfloat16 where
+# weight and update cancel. With these kernels both agree.
+SAME_SUMS := $(shell grep -q GenuineIntel /proc/cpuinfo && grep -q -w avx512_bf16 /proc/cpuinfo && echo OPENBLAS_CORETYPE=SkylakeX)
 test-reference: bundle $(REFERENCE)/.ok ## only the comparisons with torch, transformers and PEFT
 	$(SAME_SUMS) $(REFERENCE)/bin/python -m pytest tests/reference
 
