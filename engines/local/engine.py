@@ -93,6 +93,7 @@ class LocalEngine:
             if self._closed:
                 return
             self._closed = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._calls)
         self._prefixes.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from pathlib import Path
@@ -68,10 +69,13 @@ def test_it_waits_for_the_first_call_and_for_quiet(engine: LocalEngine, monkeypa
     thread = threading.Thread(target=engine.reserve, daemon=True)
     thread.start()
     assert not reserved.wait(2 * QUIET_S), "nothing was asked yet"
-    until = time.monotonic() + 3 * QUIET_S
+    until, ended, longest = time.monotonic() + 3 * QUIET_S, math.inf, 0.0
     while time.monotonic() < until:
+        longest = max(longest, time.monotonic() - ended)
         assert isinstance(engine.run([job(20)])[0], Answer)
-        assert not reserved.is_set(), "somebody is there"
+        ended = time.monotonic()
+        # A machine that stands still for so long is quiet, too.
+        assert not reserved.is_set() or longest > 0.9 * QUIET_S, "somebody is there"
         time.sleep(QUIET_S / 10)
     assert reserved.wait(20 * QUIET_S)
     thread.join(20 * QUIET_S)
@@ -100,6 +104,7 @@ def test_who_comes_meanwhile_is_answered_behind_it(engine: LocalEngine, monkeypa
 
 
 def test_a_closed_engine_asks_for_nothing(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_QUIET_S", 3600.0)
     reserved = threading.Event()
     monkeypatch.setattr(Passes, "reserve", lambda passes: reserved.set())
     thread = threading.Thread(target=engine.reserve, daemon=True)
