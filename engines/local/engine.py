@@ -121,7 +121,8 @@ class LocalEngine:
 
     def reserve(self) -> None:
         """Ask for the memory of large batches before one comes: behind the first call, when no other has come for a
-        while, so that neither the start nor a caller waits for it. Returns when that is done, or the engine is closed.
+        while. The start does not wait for it; who comes meanwhile waits for one pass. Returns when that is done, or the
+        engine is closed.
         """
         with self._changed:
             while not self._closed and (self._calls or time.monotonic() < self._ended_s + _QUIET_S):

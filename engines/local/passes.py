@@ -124,7 +124,7 @@ class Passes:
 
     def reserve(self) -> None:
         """A pass as large as a batch may be. OpenVINO keeps the memory of its operations, and asks for all of it anew
-        in each pass that is larger than those before: some 0.2 s each time, and a second where the host has to find it.
+        in each pass that is larger than those before (`benchmarks.forward_profile` shows what that takes).
         """
         self._reserve(self._runtime, MOST_TOKENS)
 
