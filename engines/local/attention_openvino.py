@@ -60,8 +60,13 @@ class Rows:
 
     def at(self, columns: Node) -> Rows:
         """The tokens in columns int32 [B, N] alone ask; what they see stays."""
-        asking, visible = (op.gather(each, columns, ints(1), batch_dims=1) for each in (self.asking, self.visible))
-        return Rows(asking, self.seen, visible, self.past)
+        # OpenVINO's kernel for a gather with batch_dims reads up to 64 bytes past the indices' end.
+        width = _size(self.asking, 1)
+        begins = op.multiply(op.range(ints(0), op.squeeze(_size(self.asking, 0), ints(0)), ints(1), "i32"), width)
+        places = op.add(op.unsqueeze(begins, ints(1)), columns)
+        asking = op.gather(op.reshape(self.asking, ints([-1]), False), places, ints(0))
+        visible = op.reshape(self.visible, op.concat([ints([-1]), _size(self.visible, 2)], 0), False)
+        return Rows(asking, self.seen, op.gather(visible, places, ints(0)), self.past)
 
     def mask(self, positions: Node, pasts: Pasts, window: int | None) -> Node:
         """Additive [B, 1, Q, T + S]: over a row's past and over the pass. positions int32 [M].
