@@ -144,33 +144,31 @@ class Scheduler:
         if self._closed:
             return entry, Unavailable("the engine is shutting down")
         before = [each for each in self._waiting if each.rank < entry.rank]
-        if all(other.slow for other in self._here(before)):
+        here = self._here(before)
+        if all(other.slow for other in here):
             self._since_ns = time.monotonic_ns()
-        entry.ahead, entry.since_ns = self._work_before(before) + entry.work, self._since_ns
-        if entry.deadline_ns is not None and self._done_ns(before, entry.work, slow=entry.slow) > entry.deadline_ns:
+        entry.ahead, entry.since_ns = _quick_work(here) + entry.work, self._since_ns
+        if entry.deadline_ns is not None and self._done_ns(here, entry.work, slow=entry.slow) > entry.deadline_ns:
             return entry, Overloaded("the requests before this one take longer than its deadline allows")
         self._waiting.append(entry)
         self._waiting.sort(key=lambda each: each.rank)
         full = len(self._waiting) > self._most_waiting
         return (self._waiting.pop() if full else None), Overloaded("too many requests are waiting")
 
-    def _done_ns(self, before: Sequence[_Entry], work: float, *, slow: bool) -> float:
-        """When a request behind those would be done, or a little later: what is let in and comes late costs others
+    def _done_ns(self, here: Sequence[_Entry], work: float, *, slow: bool) -> float:
+        """When a request beside those would be done, or a little later: what is let in and comes late costs others
         their time. 0 where nothing else is here: then it can only be tried."""
-        return self._ends_ns(before, work, slow=slow, careful=True) if self._running or before else 0
+        return self._ends_ns(here, work, slow=slow, careful=True) if here else 0
 
-    def _ends_ns(self, before: Sequence[_Entry], work: float, *, slow: bool, careful: bool) -> float:
-        """When a request behind those is done. careful: few are later. Now, or before, where nothing is known yet."""
+    def _ends_ns(self, here: Sequence[_Entry], work: float, *, slow: bool, careful: bool) -> float:
+        """When a request is done that begins after those. careful: few are later. Now, or before, where nothing is
+        known yet."""
         if not slow:
-            ahead = self._work_before(before) + work
+            ahead = _quick_work(here) + work
             return self._since_ns + (self._forecast.careful(ahead) if careful else self._forecast.likely(ahead))
-        thinking = sum(entry.slow for entry in self._here(before))
+        thinking = sum(entry.slow for entry in here)
         each_ns = self._thinking_ns.careful if careful else self._thinking_ns.mean
         return time.monotonic_ns() + thinking // self._most_slow * self._thinking_ns.mean + each_ns
-
-    def _work_before(self, before: Sequence[_Entry]) -> int:
-        """Of quick requests, these and those that run. One that thinks slows all the others down alike."""
-        return sum(entry.work for entry in self._here(before) if not entry.slow)
 
     def _here(self, waiting: Sequence[_Entry]) -> list[_Entry]:
         return [*(call.entry for call in self._running), *waiting]
@@ -178,7 +176,9 @@ class Scheduler:
     def _note_change(self) -> None:
         """Wake the clock, and show how long the queue is now."""
         full = self._closed or len(self._waiting) >= self._most_waiting
-        self._show(NEVER_NS if full else round(self._done_ns(self._waiting, self._usual_work.mean, slow=False)))
+        self._show(
+            NEVER_NS if full else round(self._done_ns(self._here(self._waiting), self._usual_work.mean, slow=False))
+        )
         self._late_changed.notify()
 
     def _work(self) -> None:
@@ -222,10 +222,12 @@ class Scheduler:
 
     def _drop_hopeless(self) -> list[_Entry]:
         """Take out what can't be done in time any more, as long as there is something else: the engine's time is
-        theirs, and the sooner it is known the better."""
+        theirs, and the sooner it is known the better. Quick calls under way are not counted: those of one pass end one
+        right after the other, and at the first end the work of all the others would be ahead once more."""
+        thinking = [call.entry for call in self._running if call.slow]
         kept, late = list[_Entry](), list[_Entry]()
         for entry in self._waiting:
-            ends_ns = self._ends_ns(kept, entry.work, slow=entry.slow, careful=False)
+            ends_ns = self._ends_ns([*thinking, *kept], entry.work, slow=entry.slow, careful=False)
             (late if entry.deadline_ns is not None and ends_ns > entry.deadline_ns else kept).append(entry)
         if late and not kept and not self._running:
             kept.append(late.pop(0))
@@ -274,3 +276,8 @@ class Scheduler:
             errors = [results] if isinstance(results, GuardError) else [r for r in results if isinstance(r, GuardError)]
             self._answers[errors[0].kind if errors else "ok"] += 1
         entry.done([results for _ in entry.jobs] if isinstance(results, GuardError) else results)
+
+
+def _quick_work(entries: Sequence[_Entry]) -> int:
+    """Of those that don't think: one that does slows all the others down alike."""
+    return sum(entry.work for entry in entries if not entry.slow)

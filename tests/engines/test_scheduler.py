@@ -326,3 +326,22 @@ def test_what_waits_is_refused_as_soon_as_its_time_is_too_short() -> None:
         engine.go.release(3)
         assert isinstance(waiting.one, (Answer, Overloaded))
         assert all(isinstance(each.one, Answer) for each in under_way)
+
+
+def test_the_first_end_of_a_pass_does_not_count_the_others_of_that_pass_once_more() -> None:
+    with scheduling(lanes=4) as (scheduler, engine):
+        taught = ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        time.sleep(0.25)  # the pace that the queue learns
+        engine.go.release()
+        assert isinstance(taught.one, Answer)
+        shared = [ask(scheduler, job(n)) for n in range(1, 5)]
+        for _ in shared:
+            assert engine.began.acquire(timeout=WAIT_S)
+        waiting = ask(scheduler, job(5, seconds=1.5))
+        time.sleep(0.6)
+        engine.go.release()
+        assert isinstance(shared[0].one, Answer)
+        engine.go.release(4)
+        assert isinstance(waiting.one, Answer)
+        assert all(isinstance(each.one, Answer) for each in shared)
