@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +31,9 @@ MakePair = Callable[[], Pair]
 _LOGGER = logging.getLogger(__name__)
 _RESERVED_PREFIX = 512
 """Tokens of the prefix in the pass that asks for memory: longer than most policies'."""
+_RESERVE_S = 1.5
+"""What such a pass may take: who comes meanwhile waits for its end. Where it takes longer, memory is a small part of
+each pass."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Passes:
         self._beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="half")
         self._head = head
         self._vision = vision
+        self._pace_s = math.inf  # the shortest time of a pass, by its tokens
         self.image_token = image_token
         self.empty = Context.empty(config)
 
@@ -107,7 +113,9 @@ class Passes:
         past = Shared.one(past, len(trees)) if isinstance(past, Context) else past
         parts = halves([tree.length for tree in trees]) if self._pair and isinstance(past, Shared) else None
         if parts is None or self._pair is None or not isinstance(past, Shared):
+            began = time.monotonic()
             results = self._pass(self._runtime, past, trees, candidates)
+            self._pace_s = min(self._pace_s, (time.monotonic() - began) / sum(tree.length for tree in trees))
             self._begin_pair()
             return results
         first, second = ((past.at(part), [trees[index] for index in part]) for part in parts)
@@ -124,11 +132,14 @@ class Passes:
 
     def reserve(self) -> None:
         """A pass as large as a batch may be. OpenVINO keeps the memory of its operations, and asks for all of it anew
-        in each pass that is larger than those before (`benchmarks.forward_profile` shows what that takes).
+        in each pass that is larger than those before (`benchmarks.forward_profile` shows what that takes). Nothing
+        where it would take longer than _RESERVE_S, as the passes so far say.
         """
         self._reserve(self._runtime, MOST_TOKENS)
 
     def _reserve(self, runtime: Runtime, tokens: int) -> None:
+        if _RESERVE_S < self._pace_s * tokens < math.inf:
+            return
         layers, heads, _, dim = self.empty.keys.shape
         zeros = np.zeros((layers, heads, _RESERVED_PREFIX, dim), np.float32)
         past = Shared.one(Context(_RESERVED_PREFIX, zeros, zeros), MOST_ROWS)

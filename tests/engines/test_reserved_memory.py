@@ -54,6 +54,21 @@ def test_it_is_one_pass_as_large_as_a_batch_may_be(folder: Path, monkeypatch: py
     assert found == [(MOST_ROWS, MOST_TOKENS)]
 
 
+def test_where_that_pass_would_take_long_there_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = tiny_passes(folder)
+    found = sizes(monkeypatch)
+    run = Runtime.run
+
+    def slow(runtime: Runtime, **inputs: Any) -> Any:
+        time.sleep(0.1)
+        return run(runtime, **inputs)
+
+    monkeypatch.setattr(Runtime, "run", slow)
+    passes.extend(passes.empty, range(20))
+    passes.reserve()
+    assert found == [(1, 24)]
+
+
 def test_each_half_of_cut_batches_has_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = tiny_passes(folder, pair=True)
     found = sizes(monkeypatch)
