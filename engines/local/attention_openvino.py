@@ -25,12 +25,11 @@ class Pasts:
     @classmethod
     def of(cls, keys: Node, lengths: Node) -> Pasts:
         """keys [layers, G, KV, T, D]; lengths int32 [G]."""
-        return cls(op.range(ints(0), op.squeeze(_size(keys, 3), ints(0)), ints(1), "i32"), lengths)
+        return cls(_range(_size(keys, 3)), lengths)
 
     def places(self, rows: Node) -> Node:
         """Of the tokens of the pasts that int32 [B] names, in a `pool`: int32 [B, T]."""
-        begins = op.multiply(op.unsqueeze(rows, ints(1)), _size(self.positions, 0))
-        return op.add(begins, op.unsqueeze(self.positions, ints(0)))
+        return _places(rows, self.positions, _size(self.positions, 0))
 
     @property
     def end(self) -> Node:
@@ -60,10 +59,8 @@ class Rows:
 
     def at(self, columns: Node) -> Rows:
         """The tokens in columns int32 [B, N] alone ask; what they see stays."""
-        # OpenVINO's kernel for a gather with batch_dims reads up to 64 bytes past the indices' end.
-        width = _size(self.asking, 1)
-        begins = op.multiply(op.range(ints(0), op.squeeze(_size(self.asking, 0), ints(0)), ints(1), "i32"), width)
-        places = op.add(op.unsqueeze(begins, ints(1)), columns)
+        # Not with batch_dims: OpenVINO's kernel for that reads up to 64 bytes past the indices' end.
+        places = _places(_range(_size(self.asking, 0)), columns, _size(self.asking, 1))
         asking = op.gather(op.reshape(self.asking, ints([-1]), False), places, ints(0))
         visible = op.reshape(self.visible, op.concat([ints([-1]), _size(self.visible, 2)], 0), False)
         return Rows(asking, self.seen, op.gather(visible, places, ints(0)), self.past)
@@ -138,6 +135,17 @@ def attend(config: TextConfig, q: Node, k: Node, v: Node, mask: Node) -> Node:
     if kv_heads > 1:
         out = op.reshape(out, op.concat([ints([-1, heads]), length, ints([dim])], 0), False)
     return op.reshape(swap(out, 1, 2), ints([0, 0, heads * dim]), True)
+
+
+def _range(count: Node) -> Node:
+    """count int32 [1] -> 0 to count - 1, int32."""
+    return op.range(ints(0), op.squeeze(count, ints(0)), ints(1), "i32")
+
+
+def _places(rows: Node, columns: Node, width: Node) -> Node:
+    """Where columns int32 [N] or [B, N] of rows int32 [B] stand when rows of that width are one behind the other:
+    int32 [B, N]."""
+    return op.add(op.multiply(op.unsqueeze(rows, ints(1)), width), columns)
 
 
 def _first(x: Node, count: Node, axis: int) -> Node:
