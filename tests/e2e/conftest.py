@@ -54,11 +54,10 @@ def server(bundle: Path, server_log: Path, policies: Path) -> Iterator[TritonSer
 @pytest.fixture(autouse=True)
 def no_stage_is_lost(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where a process of the shared server died, no later test says anything: the first one tells, and is the last."""
+    running: TritonServer | None = request.getfixturevalue("server") if "server" in request.fixturenames else None
     yield
-    if "server" in request.fixturenames:
-        running: TritonServer = request.getfixturevalue("server")
-        if running.has_lost_a_stage():
-            pytest.exit(f"a process of the server died in {request.node.nodeid}\n{running.tail()}", returncode=1)
+    if running is not None and running.has_lost_a_stage():
+        pytest.exit(f"a process of the server died in {request.node.nodeid}\n{running.tail()}", returncode=1)
 
 
 @pytest.fixture(scope="session")
