@@ -332,14 +332,14 @@ def test_the_first_end_of_a_pass_does_not_count_the_others_of_that_pass_once_mor
     with scheduling(lanes=4) as (scheduler, engine):
         taught = ask(scheduler, job(0))
         assert engine.began.acquire(timeout=WAIT_S)
-        time.sleep(0.25)  # the pace that the queue learns
+        time.sleep(0.1)  # the pace that the queue learns
         engine.go.release()
         assert isinstance(taught.one, Answer)
         shared = [ask(scheduler, job(n)) for n in range(1, 5)]
         for _ in shared:
             assert engine.began.acquire(timeout=WAIT_S)
-        waiting = ask(scheduler, job(5, seconds=1.5))
-        time.sleep(0.6)
+        waiting = ask(scheduler, job(5, seconds=3.0))
+        time.sleep(1.2)
         engine.go.release()
         assert isinstance(shared[0].one, Answer)
         engine.go.release(4)
