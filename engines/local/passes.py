@@ -32,8 +32,8 @@ _LOGGER = logging.getLogger(__name__)
 _RESERVED_PREFIX = 512
 """Tokens of the prefix in the pass that asks for memory: longer than most policies'."""
 _RESERVE_S = 1.5
-"""What such a pass may take: who comes meanwhile waits for its end. Where it takes longer, memory is a small part of
-each pass."""
+"""What such a pass may take: who comes meanwhile waits for its end. Where it takes longer, they lose more by it than
+a larger batch does."""
 
 
 @dataclass(frozen=True)

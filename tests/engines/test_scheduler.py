@@ -79,6 +79,15 @@ def ask(scheduler: Scheduler, *jobs: Job, priority: int = 0) -> Answered:
     return answered
 
 
+def teach(scheduler: Scheduler, engine: Gated, seconds: float) -> None:
+    """The pace that the queue learns: one call alone took so long."""
+    taught = ask(scheduler, job(0))
+    assert engine.began.acquire(timeout=WAIT_S)
+    time.sleep(seconds)
+    engine.go.release()
+    assert isinstance(taught.one, Answer)
+
+
 def test_what_waited_goes_in_order_and_each_request_gets_its_own() -> None:
     with scheduling() as (scheduler, engine):
         first = ask(scheduler, job(0))
@@ -119,11 +128,7 @@ def test_a_full_queue_refuses_the_next_and_keeps_the_others() -> None:
 def test_it_shows_when_one_more_would_be_done() -> None:
     shown: list[int] = []
     with scheduling(most_waiting=1, show=shown.append) as (scheduler, engine):
-        first = ask(scheduler, job(0))
-        assert engine.began.acquire(timeout=WAIT_S)
-        time.sleep(0.2)  # the pace that the queue learns
-        engine.go.release()
-        assert isinstance(first.one, Answer)
+        teach(scheduler, engine, 0.2)
         ask(scheduler, job(1))
         assert engine.began.acquire(timeout=WAIT_S)
         assert 0.2e9 < shown[-1] - time.monotonic_ns() < 2e9
@@ -177,11 +182,7 @@ def test_a_deadline_while_the_model_runs_is_answered_on_time_and_only_once() -> 
 
 def test_a_request_whose_turn_comes_after_its_deadline_is_refused_at_once() -> None:
     with scheduling() as (scheduler, engine):
-        slow = ask(scheduler, job(0))
-        assert engine.began.acquire(timeout=WAIT_S)
-        time.sleep(0.3)  # the pace that the queue learns
-        engine.go.release()
-        assert isinstance(slow.one, Answer)
+        teach(scheduler, engine, 0.3)
         ask(scheduler, job(1))
         assert engine.began.acquire(timeout=WAIT_S)
         began = time.monotonic()
@@ -193,11 +194,7 @@ def test_a_request_whose_turn_comes_after_its_deadline_is_refused_at_once() -> N
 
 def test_of_what_waits_nothing_is_begun_that_cannot_be_done_in_time_unless_it_is_alone() -> None:
     with scheduling() as (scheduler, engine):
-        taught = ask(scheduler, job(0))
-        assert engine.began.acquire(timeout=WAIT_S)
-        time.sleep(0.3)
-        engine.go.release()
-        assert isinstance(taught.one, Answer)
+        teach(scheduler, engine, 0.3)
         ask(scheduler, job(1))
         assert engine.began.acquire(timeout=WAIT_S)
         # The forecast lets it in; then the call under way takes longer than was to be expected.
@@ -295,11 +292,7 @@ def test_answers_are_counted_by_what_they_were() -> None:
 def test_beside_idle_lanes_what_is_under_way_counts() -> None:
     """Lanes share passes: an idle one alone makes nobody faster."""
     with scheduling(lanes=8) as (scheduler, engine):
-        taught = ask(scheduler, job(0))
-        assert engine.began.acquire(timeout=WAIT_S)
-        time.sleep(0.3)  # the pace that the queue learns
-        engine.go.release()
-        assert isinstance(taught.one, Answer)
+        teach(scheduler, engine, 0.3)
         under_way = ask(scheduler, job(1, seconds=0.1))  # alone it is tried
         assert engine.began.acquire(timeout=WAIT_S)
         assert isinstance(ask(scheduler, job(2, seconds=0.1)).one, Overloaded)
@@ -309,11 +302,7 @@ def test_beside_idle_lanes_what_is_under_way_counts() -> None:
 
 def test_what_waits_is_refused_as_soon_as_its_time_is_too_short() -> None:
     with scheduling(lanes=2) as (scheduler, engine):
-        for taught in [ask(scheduler, job(0))]:
-            assert engine.began.acquire(timeout=WAIT_S)
-            time.sleep(0.2)  # the pace that the queue learns
-            engine.go.release()
-            assert isinstance(taught.one, Answer)
+        teach(scheduler, engine, 0.2)
         under_way = [ask(scheduler, job(n)) for n in (1, 2)]
         assert engine.began.acquire(timeout=WAIT_S)
         assert engine.began.acquire(timeout=WAIT_S)
@@ -330,11 +319,7 @@ def test_what_waits_is_refused_as_soon_as_its_time_is_too_short() -> None:
 
 def test_the_first_end_of_a_pass_does_not_count_the_others_of_that_pass_once_more() -> None:
     with scheduling(lanes=4) as (scheduler, engine):
-        taught = ask(scheduler, job(0))
-        assert engine.began.acquire(timeout=WAIT_S)
-        time.sleep(0.1)  # the pace that the queue learns
-        engine.go.release()
-        assert isinstance(taught.one, Answer)
+        teach(scheduler, engine, 0.1)
         shared = [ask(scheduler, job(n)) for n in range(1, 5)]
         for _ in shared:
             assert engine.began.acquire(timeout=WAIT_S)
