@@ -32,7 +32,15 @@ from build_scripts.sources import source_hashes
 from build_scripts.vision_files import PREPROCESSOR, PROCESSOR, check_preprocessor, vision_state
 from engines.bundle import OPENVINO
 from engines.checkpoint import Checkpoint
-from engines.local import attention_openvino, forward_openvino, graph_nodes, head_openvino, runtime, vision_openvino
+from engines.local import (
+    attention_openvino,
+    float_products,
+    forward_openvino,
+    graph_nodes,
+    head_openvino,
+    runtime,
+    vision_openvino,
+)
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS
 from engines.local.engine_config import PRECISIONS, EngineConfig
 from engines.local.grouping import MOST_ROWS
@@ -40,7 +48,15 @@ from engines.local.runtime import GRAPH, VISION_GRAPH, can_cut, cpu_name, native
 from engines.manifest import is_current, read_manifest, verify_files, write_manifest
 
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-GRAPH_SOURCES = (attention_openvino, forward_openvino, graph_nodes, head_openvino, vision_openvino, runtime)
+GRAPH_SOURCES = (
+    attention_openvino,
+    float_products,
+    forward_openvino,
+    graph_nodes,
+    head_openvino,
+    vision_openvino,
+    runtime,
+)
 LEAST_GAIN = 1.05
 """Requests/s with batches cut in two that run at once, over those of whole ones, that a second runtime is worth."""
 

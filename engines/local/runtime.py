@@ -17,6 +17,7 @@ from tritonguard.errors import BundleError
 
 from engines.checkpoint import FloatArray
 from engines.local.engine_config import PRECISIONS, EngineConfig
+from engines.local.float_products import without_activations
 from engines.local.forward_openvino import INPUTS, OUTPUTS
 from engines.local.vision_openvino import FEATURES, PIXELS
 
@@ -144,7 +145,10 @@ def _imported(graph: Path, blob: Path, settings: Mapping[str, Any]) -> Any:
 
 def _compiled(model: ov.Model | Path, settings: Mapping[str, Any]) -> Any:
     try:
-        return core().compile_model(model if isinstance(model, ov.Model) else str(model), "CPU", dict(settings))
+        graph = model if isinstance(model, ov.Model) else core().read_model(model)
+        if settings["INFERENCE_PRECISION_HINT"] == "f32":
+            graph = without_activations(graph)
+        return core().compile_model(graph, "CPU", dict(settings))
     except RuntimeError as error:
         name = f"{model.parent.name}/{model.name}" if isinstance(model, Path) else model.get_friendly_name()
         raise BundleError(f"{name} can't be compiled for this CPU") from error
