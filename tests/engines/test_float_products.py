@@ -25,10 +25,14 @@ def _checkpoint(tmp_path: Path) -> Checkpoint:
     return Checkpoint.open(write_checkpoint(tmp_path / "checkpoint", tiny_config()))
 
 
+def names(compiled: ov.CompiledModel) -> list[str]:
+    """Of each operation, those of all that OpenVINO made it of."""
+    return [node.get_rt_info()["originalLayersNames"].astype(str) for node in compiled.get_runtime_model().get_ops()]
+
+
 def taken_in(compiled: ov.CompiledModel) -> list[str]:
     """The products that OpenVINO took an activation into."""
-    names = [node.get_rt_info()["originalLayersNames"].astype(str) for node in compiled.get_runtime_model().get_ops()]
-    return [name for name in names if "_proj" in name and "Gelu" in name]
+    return [name for name in names(compiled) if "_proj" in name and ("Gelu" in name or "Sigmoid" in name)]
 
 
 def test_a_product_of_floats_ends_with_the_product(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -43,6 +47,14 @@ def test_a_product_of_floats_ends_with_the_product(checkpoint: Checkpoint, tmp_p
     assert taken_in(infer_request(saved, precision="f32").get_compiled_model()) == []
 
 
+def test_the_activation_is_one_operation_with_the_product_behind_it(checkpoint: Checkpoint) -> None:
+    """Written out plainly, it is three that each go through memory."""
+    compiled = infer_request(build_graph(checkpoint), precision="f32").get_compiled_model()
+    taken_together = [name for name in names(compiled) if "Sigmoid" in name]
+    assert len(taken_together) == checkpoint.text_config.num_hidden_layers
+    assert all("Power" in name and name.count("Multiply") == 4 for name in taken_together), taken_together
+
+
 def test_all_products_of_floats_run_in_the_same_kernel(checkpoint: Checkpoint) -> None:
     runtime = Runtime(build_graph(checkpoint), precision="f32", other=COUNTERS)
     runtime.run(**asked(checkpoint))
@@ -54,6 +66,7 @@ def test_the_graph_computes_the_same_and_is_left_as_it_was(checkpoint: Checkpoin
     before = len(graph.get_ops())
     apart = without_activations(graph)
     assert len(graph.get_ops()) == before < len(apart.get_ops())
+    assert not any(node.get_type_name() == "Gelu" for node in apart.get_ops())
     inputs = asked(checkpoint)
     for got, expected in zip(*(results(each, inputs) for each in (apart, graph)), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
