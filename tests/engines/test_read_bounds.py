@@ -37,6 +37,7 @@ PASSES = {
     "a token of each row": [Tree((1,))] * 3,
 }
 PAGE = mmap.PAGESIZE
+MOST_S = 300.0
 _kept: list[mmap.mmap] = []
 
 
@@ -74,10 +75,10 @@ def read_past_an_end() -> None:
 
 
 def exit_code(target: Any, *args: Any) -> int | None:
-    """Of a process of its own: what is looked for ends it."""
-    process = multiprocessing.get_context("spawn").Process(target=target, args=args)
+    """Of a process of its own: what is looked for ends it. None: it did not end."""
+    process = multiprocessing.get_context("spawn").Process(target=target, args=args, daemon=True)
     process.start()
-    process.join()
+    process.join(MOST_S)
     return process.exitcode
 
 
