@@ -36,13 +36,13 @@ class _Entry:
     number: int
     ahead: int = 0
     since_ns: int = 0
-    deadline_ns: int | None = field(init=False)
+    deadline_ns: int = field(init=False)
     slow: bool = field(init=False)
     work: int = field(init=False)
     answered: bool = False
 
     def __post_init__(self) -> None:
-        self.deadline_ns = min((job.deadline_ns for job in self.jobs if job.deadline_ns is not None), default=None)
+        self.deadline_ns = min((job.deadline_ns for job in self.jobs if job.deadline_ns is not None), default=NEVER_NS)
         self.slow = any(isinstance(segment, FreeText) for job in self.jobs for segment in job.program.segments)
         self.work = sum(job.own_length for job in self.jobs)
 
@@ -94,6 +94,7 @@ class Scheduler:
         self._answers = Counter[str]()
         self._forecast, self._thinking_ns = Forecast(), Average()  # of quick calls; time of slow ones
         self._closed = False
+        self._watched_ns = NEVER_NS  # what the clock waits for: an earlier deadline wakes it, and nothing else
         self._lock = threading.RLock()
         self._runnable_changed, self._late_changed = (threading.Condition(self._lock) for _ in range(2))
         self._threads = [
@@ -115,6 +116,8 @@ class Scheduler:
             refused, error = self._admit(entry)
             self._note_change()
             self._runnable_changed.notify()
+            if entry.deadline_ns < self._watched_ns:
+                self._late_changed.notify()
         if refused is not None:
             self._answer(refused, error)
 
@@ -148,7 +151,7 @@ class Scheduler:
         if all(other.slow for other in here):
             self._since_ns = time.monotonic_ns()
         entry.ahead, entry.since_ns = _quick_work(here) + entry.work, self._since_ns
-        if entry.deadline_ns is not None and self._done_ns(here, entry.work, slow=entry.slow) > entry.deadline_ns:
+        if self._done_ns(here, entry.work, slow=entry.slow) > entry.deadline_ns:
             return entry, Overloaded("the requests before this one take longer than its deadline allows")
         self._waiting.append(entry)
         self._waiting.sort(key=lambda each: each.rank)
@@ -174,12 +177,13 @@ class Scheduler:
         return [*(call.entry for call in self._running), *waiting]
 
     def _note_change(self) -> None:
-        """Wake the clock, and show how long the queue is now."""
+        """Show how long the queue is now. Closed, the clock ends with the last entry."""
         full = self._closed or len(self._waiting) >= self._most_waiting
         self._show(
             NEVER_NS if full else round(self._done_ns(self._here(self._waiting), self._usual_work.mean, slow=False))
         )
-        self._late_changed.notify()
+        if self._closed:
+            self._late_changed.notify()
 
     def _work(self) -> None:
         while True:
@@ -228,7 +232,7 @@ class Scheduler:
         kept, late = list[_Entry](), list[_Entry]()
         for entry in self._waiting:
             ends_ns = self._ends_ns([*thinking, *kept], entry.work, slow=entry.slow, careful=False)
-            (late if entry.deadline_ns is not None and ends_ns > entry.deadline_ns else kept).append(entry)
+            (late if ends_ns > entry.deadline_ns else kept).append(entry)
         if late and not kept and not self._running:
             kept.append(late.pop(0))
         if late:
@@ -256,10 +260,10 @@ class Scheduler:
                 now = time.monotonic_ns()
                 under_way = [call.entry for call in self._running]
                 live = [entry for entry in (*self._waiting, *under_way) if not entry.answered]
-                late = [entry for entry in live if entry.deadline_ns is not None and entry.deadline_ns <= now]
+                late = [entry for entry in live if entry.deadline_ns <= now]
                 if not late:
-                    next_ns = min((entry.deadline_ns for entry in live if entry.deadline_ns is not None), default=None)
-                    self._late_changed.wait(None if next_ns is None else (next_ns - now) / 1e9)
+                    self._watched_ns = min((entry.deadline_ns for entry in live), default=NEVER_NS)
+                    self._late_changed.wait(min((self._watched_ns - now) / 1e9, threading.TIMEOUT_MAX))
                     continue
                 self._waiting = [entry for entry in self._waiting if entry not in late]
                 self._note_change()

@@ -32,11 +32,14 @@ _LONG = 1 << 16
 """Bytes of a prompt that takes longer to tokenise than the vocabulary takes to look through."""
 
 
+Ids = npt.NDArray[np.int32]
+
+
 @dataclass(frozen=True)
 class ModelInput:
     """`ids` int32 [n]: the whole prompt. The first `prefix_length` of them depend on the policy alone."""
 
-    ids: npt.NDArray[np.int32]
+    ids: Ids
     prefix_length: int
 
 
@@ -46,8 +49,8 @@ class _Frame:
 
     head: str
     tail: str
-    head_ids: list[int]
-    tail_ids: list[int]
+    head_ids: Ids
+    tail_ids: Ids
 
     def middle(self, rendered: str) -> str | None:
         """What stands in between; None where the ends are others, or are no seams here."""
@@ -104,15 +107,14 @@ class PromptBuilder:
             )
         key = tuple(sorted(policy.items()))
         frame = None if images else self._frame(key, request.response is not None)
-        ids = self._tokenise(rendered, images) if frame is None else self._framed(rendered, frame)
+        ids = _ids(self._tokenise(rendered, images)) if frame is None else self._framed(rendered, frame)
         if len(ids) > self.max_tokens:
             raise PromptTooLong(
                 f"the prompt has {len(ids)} tokens, this server reads at most {self.max_tokens}",
                 field="prompt",
             )
         prefix = self._prefix(key)
-        length = len(prefix) if tuple(ids[: len(prefix)]) == prefix else 0
-        return ModelInput(np.asarray(ids, np.int32), length)
+        return ModelInput(ids, len(prefix) if np.array_equal(ids[: len(prefix)], prefix) else 0)
 
     def tokens(self, prompt: str, response: str | None, arguments: Mapping[str, Any], *, images: int = 0) -> list[int]:
         """Token ids of the prompt for these template arguments, whatever its length; `images` come before its text."""
@@ -153,12 +155,13 @@ class PromptBuilder:
                 ids += self.encode_text(self._special.unshield(text))
         return ids
 
-    def _framed(self, rendered: str, frame: _Frame) -> list[int]:
+    def _framed(self, rendered: str, frame: _Frame) -> Ids:
         """What `_tokenise` gives for a prompt without images, from the kept ids of both its ends where they fit."""
         middle = frame.middle(rendered)
         if middle is None or any(special for special, _ in self._special.split(middle)):
-            return self._tokenise(rendered)
-        return [*frame.head_ids, *self.encode_text(self._special.unshield(middle)), *frame.tail_ids]
+            return _ids(self._tokenise(rendered))
+        own = _ids(self.encode_text(self._special.unshield(middle)))
+        return np.concatenate([frame.head_ids, own, frame.tail_ids])
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text: no `<bos>`, and no string in it becomes a special token."""
@@ -208,13 +211,17 @@ class PromptBuilder:
             return None
         if bos in ends or image in ends:
             return None
-        return _Frame(head, tail, self._ids_of(begins), self._ids_of(ends))
+        return _Frame(head, tail, _ids(self._ids_of(begins)), _ids(self._ids_of(ends)))
 
-    def _compute_prefix(self, policy: tuple[tuple[str, Any], ...]) -> tuple[int, ...]:
+    def _compute_prefix(self, policy: tuple[tuple[str, Any], ...]) -> Ids:
         frame = self._frame(policy, False)
         texts = [self._rendered(probe, None, dict(policy)) for probe in _PROBES]
-        prompts = [self._tokenise(text) if frame is None else self._framed(text, frame) for text in texts]
-        return tuple(common_prefix(prompts))
+        prompts = [self._tokenise(text) if frame is None else self._framed(text, frame).tolist() for text in texts]
+        return _ids(common_prefix(prompts))
+
+
+def _ids(ids: Sequence[int]) -> Ids:
+    return np.asarray(ids, np.int32)
 
 
 def template_arguments(mode: Mode, part: PolicyPart) -> dict[str, Any]:

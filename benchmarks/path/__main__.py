@@ -4,10 +4,10 @@
     python -m benchmarks.path --bundle build/bundle --concurrencies 1 --requests 16 --rounds 4 --out build/path
 
 Each round asks the same requests both ways, in turn, the other way first in every second round, so that a noisy machine
-disturbs both alike. `bare` is the engine behind its scheduler in this process, tokens at hand and the prefix cached;
-`served` is the client over gRPC. At concurrency 1 the medians of the latency are compared, above it the throughput.
-Then where the time of a served request went: by the client's clock, Triton's statistics and the verdicts' records, and
-the CPU time of each process.
+disturbs both alike. `bare` is the engine behind its scheduler in a process of its own, tokens at hand and the prefix
+cached; `served` is the client over gRPC. At concurrency 1 the medians of the latency are compared, above it the
+throughput. Then where the time of a served request went: by the client's clock, Triton's statistics and the verdicts'
+records, and the CPU time of each process.
 
 For an idle machine: where sessions share the CPU (Linux's autogroup) a server has one of its own, and beside other work
 gets another share than this process. `setsid -w` in front of the command makes both alike; the load is in the result.
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         plan = plan_of(args.workload, extent.requests, args.bundle)
         bundle = Bundle.open(args.bundle)
         settings = ServerSettings(args.bundle, log=args.log, queue=max(extent.concurrencies))
-        with TritonServer(settings) as server, Bare(bundle, [one.request for one in plan]) as bare:
+        with TritonServer(settings) as server, Bare(args.bundle, [one.request for one in plan]) as bare:
             added, ways = asyncio.run(measure(bare, server.endpoints.grpc, plan, extent))
     except (GuardError, CorpusError, LaunchError) as error:
         print(f"path: {error}", file=sys.stderr)

@@ -1,13 +1,22 @@
-"""The bare side: the bundle's engine behind its own scheduler, in this process, with the prompts' tokens at hand."""
+"""The bare side: the bundle's engine behind its own scheduler, with the prompts' tokens at hand.
+
+It has a process of its own, like the served one. In the client's it would be paid for by the client: protobuf gives
+memory back to the system after some of its messages, which takes long in a process that holds an engine.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
 
-from tritonguard.errors import GuardError
+from tritonguard.errors import BundleError, GuardError
 from tritonguard.request import GuardRequest, Mode
 
 from engines.bundle import Bundle, open_engine
@@ -31,31 +40,60 @@ class Run:
         return len(self.ms) / self.seconds
 
 
+T = TypeVar("T")
+
+
 class Bare:
     """Asks the engine alone, from its own threads: an answer's callback sends the next request, so that no thread and
     no event loop stands in between. A context manager."""
 
-    def __init__(self, bundle: Bundle, requests: Sequence[GuardRequest]) -> None:
+    def __init__(self, bundle: Path, requests: Sequence[GuardRequest]) -> None:
         """requests: mode verdict, under the built-in policy. Raises BundleError and PromptTooLong."""
-        builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
-        programs = {
-            pair: program_for(Mode.VERDICT, has_response=pair, encode=builder.encode_text, end=builder.end_of_turn)
-            for pair in (False, True)
-        }
-        built = [(builder.build(request), request.response is not None) for request in requests]
-        self._jobs = [Job(prompt.ids, prompt.prefix_length, programs[pair]) for prompt, pair in built]
-        # A caller waits for its answer, so no more wait than there are callers, and none is refused.
-        self._scheduler = Scheduler(open_engine(bundle), most_waiting=len(self._jobs))
+        self._process = ProcessPoolExecutor(1, get_context("spawn"))
+        try:
+            self._there(_load, bundle, tuple(requests))
+        except BaseException:
+            self._process.shutdown()
+            raise
 
     def __enter__(self) -> Bare:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._scheduler.close()
+        self._process.shutdown()
 
     def run(self, concurrency: int) -> Run:
-        """All requests once, so many at a time. Raises the first GuardError that the engine answers with."""
-        return closed(self._scheduler, self._jobs, concurrency)
+        """All requests once, so many at a time. Raises the first GuardError that the engine answers with, and
+        BundleError where its process ended."""
+        return self._there(_ask_loaded, concurrency)
+
+    def _there(self, function: Callable[..., T], *arguments: object) -> T:
+        try:
+            return self._process.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise BundleError("the engine's process ended") from error
+
+
+_loaded: list[tuple[Scheduler, list[Job]]] = []
+"""In the engine's process: the engine, and what it is asked."""
+
+
+def _load(folder: Path, requests: Sequence[GuardRequest]) -> None:
+    bundle = Bundle.open(folder)
+    builder = PromptBuilder(bundle.folder, max_tokens=bundle.capabilities.max_tokens)
+    programs = {
+        pair: program_for(Mode.VERDICT, has_response=pair, encode=builder.encode_text, end=builder.end_of_turn)
+        for pair in (False, True)
+    }
+    built = [(builder.build(request), request.response is not None) for request in requests]
+    jobs = [Job(prompt.ids, prompt.prefix_length, programs[pair]) for prompt, pair in built]
+    # A caller waits for its answer, so no more wait than there are callers, and none is refused.
+    _loaded.append((Scheduler(open_engine(bundle), most_waiting=len(jobs)), jobs))
+
+
+def _ask_loaded(concurrency: int) -> Run:
+    [(scheduler, jobs)] = _loaded
+    return closed(scheduler, jobs, concurrency)
 
 
 def closed(scheduler: Scheduler, jobs: Sequence[Job], concurrency: int) -> Run:

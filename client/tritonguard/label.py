@@ -137,10 +137,11 @@ def label_from_choices(logprobs: Array, *, has_response: bool) -> Label:
         return Label.indeterminate(
             f"choices of shape {list(rows.shape)}, not {[expected, 2]}", has_response=has_response
         )
-    if not np.issubdtype(rows.dtype, np.floating) or not np.all(np.isfinite(rows)) or np.any(rows > 0):
+    logs: list[list[float]] = rows.tolist()
+    if rows.dtype.kind != "f" or not all(math.isfinite(log) and log <= 0 for row in logs for log in row):
         return Label.indeterminate("a log-probability is not a finite number <= 0", has_response=has_response)
     p_unsafe: list[float] = []
-    for log_safe, log_unsafe in rows.astype(np.float64):
+    for log_safe, log_unsafe in logs:
         safe, unsafe = math.exp(log_safe), math.exp(log_unsafe)
         if abs(safe + unsafe - 1.0) > PROBABILITY_TOLERANCE:
             return Label.indeterminate("the probabilities of a choice do not sum to 1", has_response=has_response)

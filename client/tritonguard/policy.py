@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -241,13 +242,12 @@ class Policy(ContractModel):
 
         So a policy without it keeps the hash that it had before there was one.
         """
-        fields = self.model_dump(mode="json", exclude=set() if self.cache else {"cache"})
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return _canonical(self)[0]
 
     @property
     def sha256(self) -> str:
         """Hex SHA-256 of the canonical JSON in UTF-8."""
-        return hashlib.sha256(self.canonical_json().encode("utf-8")).hexdigest()
+        return _canonical(self)[1]
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Policy:
@@ -296,3 +296,11 @@ class Policy(ContractModel):
         except ValueError as error:
             raise InvalidRequest(f"policy: {error}", field=cls.path) from None
         return cls.model_validate(data)
+
+
+@lru_cache(maxsize=32)  # most requests come under the same few policies, and several stages ask
+def _canonical(policy: Policy) -> tuple[str, str]:
+    """The canonical JSON, and its hash."""
+    fields = policy.model_dump(mode="json", exclude=set() if policy.cache else {"cache"})
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text, hashlib.sha256(text.encode("utf-8")).hexdigest()

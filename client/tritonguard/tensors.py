@@ -30,6 +30,9 @@ NUMPY_DTYPES: Mapping[str, Any] = MappingProxyType(
 )
 
 
+_DTYPES = {name: np.dtype(dtype) for name, dtype in NUMPY_DTYPES.items()}
+
+
 class MalformedTensor(ValueError):
     """A tensor is missing or is not what the table says. `name` is the tensor's; the text holds no
     contents."""
@@ -194,14 +197,18 @@ def require_int(tensors: Mapping[str, Array], name: str) -> int:
 
 
 def _checked(spec: TensorSpec, packed: Array) -> Array:
-    if not isinstance(packed, np.ndarray) or packed.dtype != NUMPY_DTYPES[spec.dtype]:
+    # The stages read some forty tensors for each request, so this is plain.
+    if not isinstance(packed, np.ndarray) or packed.dtype != _DTYPES[spec.dtype]:
         raise MalformedTensor(spec.name, f"is not of type {spec.dtype}")
-    expected = (1, *spec.dims)
-    fits = packed.ndim == len(expected) and all(
-        want in (-1, have) for want, have in zip(expected, packed.shape, strict=True)
-    )
-    if not fits:
-        raise MalformedTensor(spec.name, f"has shape {list(packed.shape)}, expected {list(expected)}")
-    if spec.dtype == "BYTES" and not all(isinstance(element, bytes) for element in packed.flat):
-        raise MalformedTensor(spec.name, "holds elements that are not bytes")
+    shape, dims = packed.shape, spec.dims
+    if shape != (1, *dims) and not (len(shape) == len(dims) + 1 and shape[0] == 1 and _fits(dims, shape[1:])):
+        raise MalformedTensor(spec.name, f"has shape {list(shape)}, expected {[1, *dims]}")
+    if spec.dtype == "BYTES":
+        for element in packed.flat:
+            if not isinstance(element, bytes):
+                raise MalformedTensor(spec.name, "holds elements that are not bytes")
     return packed
+
+
+def _fits(dims: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return all(want in (-1, have) for want, have in zip(dims, shape, strict=True))

@@ -237,7 +237,7 @@ def to_tensors(verdict: Verdict) -> dict[str, wire.Array]:
         "REASON_INDETERMINATE": wire.pack_text("REASON_INDETERMINATE", label.indeterminate_reason or ""),
         "DECISION": wire.pack_text("DECISION", verdict.decision.value),
         "DECISION_REASON": wire.pack_text("DECISION_REASON", verdict.reason),
-        "RECORD": wire.pack_text("RECORD", json.dumps(verdict.record.model_dump(mode="json"), ensure_ascii=False)),
+        "RECORD": wire.pack_text("RECORD", verdict.record.model_dump_json()),
     }
 
 

@@ -95,6 +95,7 @@ class LocalEngine:
             self._closed = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._calls)
+        self._turns.close()
         self._prefixes.close()
 
     def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]:

@@ -29,7 +29,8 @@ Turn = Callable[[Sequence[Row]], None]
 
 
 class Turns:
-    """Thread-safe. Rows may join between any two passes.
+    """Thread-safe. Rows may join between any two passes, which a thread of its own runs: the next pass begins before
+    those who wait for the last one's answers do anything with them.
 
     There are four kinds of passes: first steps of rows behind their policies' prefixes, in one batch; images; the next
     piece of a long prompt; and short steps of rows that go on (lists, reasoning), each behind its own past. Behind each
@@ -47,37 +48,33 @@ class Turns:
         self._others: list[tuple[Pick, Turn]] = [(_unseen, self._see), (_long, self._read_on), (_short, self._go_on)]
         self._first_is_next = True
         self._patience = Patience()
-        self._led = False
+        self._closed = False
         self._counts = Counter[str](passes=0, pass_rows=0, pass_tokens=0, padding_tokens=0)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._came, self._went = (threading.Condition(self._lock) for _ in range(2))
+        self._passing = threading.Lock()
+        self._thread = threading.Thread(target=self._lead, name="passes", daemon=True)
+        self._thread.start()
 
     def run(self, rows: Sequence[Row]) -> None:
-        """Returns when all of these are done. One of the threads that wait here runs the passes for all."""
-        with self._changed:
+        """Returns when all of these are done."""
+        with self._lock:
             self._arrived += rows
             self._patience.came(len(rows), time.monotonic())
-            self._changed.notify_all()
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._led or all(row.done for row in rows))
-                if all(row.done for row in rows):
-                    return
-                self._led = True
-            try:
-                while not all(row.done for row in rows):
-                    self._turn()
-            finally:
-                self._hand_over()
+            self._came.notify()
+            self._went.wait_for(lambda: all(row.done for row in rows))
 
     def reserve(self) -> None:
         """`Passes.reserve`, between the turns of others."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._led)
-            self._led = True
-        try:
+        with self._passing:
             self._passes.reserve()
-        finally:
-            self._hand_over()
+
+    def close(self) -> None:
+        """Returns when what is here is done, and no pass runs any more."""
+        with self._lock:
+            self._closed = True
+            self._came.notify()
+        self._thread.join()
 
     def statistics(self) -> dict[str, float]:
         """Passes so far, their rows and tokens, and by how many tokens lines were rounded up; memory of the shelf."""
@@ -86,13 +83,22 @@ class Turns:
             "shelf_bytes": float(self._shelf.nbytes),
         }
 
-    def _hand_over(self) -> None:
-        with self._changed:
-            self._led = False
-            self._changed.notify_all()
+    def _lead(self) -> None:
+        while True:
+            with self._lock:
+                self._came.wait_for(lambda: self._rows or self._arrived or self._closed)
+                if not (self._rows or self._arrived):
+                    return
+            try:
+                with self._passing:
+                    self._turn()
+            except BaseException as error:  # whatever it is, nobody may wait for ever
+                for row in self._rows:
+                    row.fail(error)
+                self._leave()
 
     def _turn(self) -> None:
-        with self._changed:
+        with self._lock:
             self._gather()
             # Stable: of one priority, in the order in which they stand.
             self._rows = sorted([*self._rows, *self._arrived], key=lambda row: -row.job.priority)
@@ -118,7 +124,7 @@ class Turns:
         """Wait for those who are about to come back, unless there is enough for a pass, or something that goes on."""
         if not any(row.context is not None for row in self._rows):
             left_s = self._patience.left_s
-            self._changed.wait_for(
+            self._came.wait_for(
                 lambda: len(self._rows) + len(self._arrived) >= MOST_ROWS or not left_s(time.monotonic()),
                 left_s(time.monotonic()),
             )
@@ -129,8 +135,8 @@ class Turns:
             self._rows = [row for row in self._rows if not row.done]
             held = self._stacks.items()
             self._stacks = {size: (rows, stack) for size, (rows, stack) in held if not any(row.done for row in rows)}
-            with self._changed:
-                self._changed.notify_all()
+            with self._lock:
+                self._went.notify_all()
 
     def _choose(self) -> tuple[Turn, list[Row]]:
         """Whose turn it is, of which there is at least one."""
@@ -166,7 +172,7 @@ class Turns:
         rows = [row for row in rows if not row.done]
         if rows:
             self._read(self._shelf.take([contexts[row.prefix] for row in rows]), rows)
-        with self._changed:
+        with self._lock:
             answered = sum(row.done for row in rows)
             self._patience.answered(answered, began_s=began, ended_s=time.monotonic())
 

@@ -11,13 +11,13 @@ import pytest
 from engine_stand_in import StandIn
 from latency_stand_ins import planned
 from tiny_engine import job, load_tiny
-from tritonguard.errors import GuardError, InvalidRequest, Unavailable
+from tritonguard.errors import BundleError, GuardError, InvalidRequest, Unavailable
 from tritonguard.testing import judged
 
 from benchmarks.latency.loops import VERDICT, Reply, Sample
 from benchmarks.latency.stages import Split, Stage
 from benchmarks.path import __main__ as command
-from benchmarks.path.bare import Run, closed
+from benchmarks.path.bare import Bare, Run, closed
 from benchmarks.path.clocked import Served, cpu_s, grown, processes
 from benchmarks.path.figures import Added, Way
 from benchmarks.path.report import Result, document
@@ -109,6 +109,11 @@ def test_an_engine_that_refuses_is_no_measurement() -> None:
         closed(scheduler, [job(20, seed=seed) for seed in range(3)], 2)
     scheduler.close()
     assert engine.ran == 3
+
+
+def test_what_the_engine_s_process_lacks_is_said_here(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="manifest"):
+        Bare(tmp_path, [])
 
 
 def test_a_server_that_gives_no_verdict_is_no_measurement() -> None:

@@ -180,6 +180,20 @@ def test_a_deadline_while_the_model_runs_is_answered_on_time_and_only_once() -> 
         assert len(late.results) == 1
 
 
+@pytest.mark.parametrize("order", [(0.1, 0.3, 60.0), (60.0, 0.3, 0.1), (0.3, 60.0, 0.1)])
+def test_deadlines_are_met_in_whatever_order_they_come(order: tuple[float, ...]) -> None:
+    with scheduling() as (scheduler, engine):
+        ask(scheduler, job(0))
+        assert engine.began.acquire(timeout=WAIT_S)
+        began = time.monotonic()
+        asked = {seconds: ask(scheduler, job(1, seconds=seconds)) for seconds in order}
+        for seconds in (0.1, 0.3):
+            assert isinstance(asked[seconds].one, DeadlineExceeded)
+            assert seconds <= time.monotonic() - began < seconds + 1.0
+        engine.go.release(2)
+        assert isinstance(asked[60.0].one, Answer)
+
+
 def test_a_request_whose_turn_comes_after_its_deadline_is_refused_at_once() -> None:
     with scheduling() as (scheduler, engine):
         teach(scheduler, engine, 0.3)

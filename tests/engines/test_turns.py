@@ -222,6 +222,35 @@ def test_a_pass_that_fails_fails_its_rows_and_no_others(passes: Passes, monkeypa
     assert isinstance(engine.run([job(30, seed=1)])[0], Answer)
 
 
+def test_one_thread_runs_all_passes_and_none_of_those_that_ask(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else the next pass waits until whoever ran the last one has done something with its own answer.
+    ran, run = set[str](), Passes.run
+
+    def named(self: Passes, *arguments: Any) -> Any:
+        ran.add(threading.current_thread().name)
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Passes, "run", named)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: engine.run([job(20, seed=number)]), range(12)))
+    engine.run([job(20, seed=12)])
+    assert ran == {"passes"}
+    engine.close()
+    assert not engine._turns._thread.is_alive()
+
+
+def test_a_failure_between_passes_fails_who_waits_and_nobody_after(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(turns, "together", lambda lengths: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.run([job(20, seed=1), job(20, seed=2)])
+    assert isinstance(engine.run([job(20, seed=1)])[0], Answer)
+
+
 def test_a_prefix_that_cannot_be_had_fails_its_rows_and_no_others_of_the_pass(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

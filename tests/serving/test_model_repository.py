@@ -90,10 +90,17 @@ def test_decode_batches_prompts_of_different_length() -> None:
     ]
 
 
-def test_no_queue_policy_stalls_the_scheduler() -> None:
+@pytest.mark.parametrize("model", ["decode", "verdict"])
+def test_no_queue_policy_stalls_the_scheduler(model: str) -> None:
     # Any of these settings makes requests wait up to 500 ms beside an idle instance.
-    batching = config("decode").dynamic_batching
+    batching = config(model).dynamic_batching
     assert batching == type(batching)()
+
+
+def test_answers_of_one_pass_are_judged_together_and_requests_are_not_read_together() -> None:
+    # A long text would keep the short ones before it waiting.
+    assert config("verdict").HasField("dynamic_batching")
+    assert not config("preprocess").HasField("dynamic_batching")
 
 
 def test_only_the_ensembles_version_folder_is_empty() -> None:
