@@ -77,9 +77,9 @@ class LocalEngine:
 
     @property
     def lanes(self) -> int:
-        """A pass's worth, and half of one more, so that the next can begin. More would be a second queue, in which
-        everybody waits longer and nobody is done sooner."""
-        return MOST_ROWS + MOST_ROWS // 2
+        """A pass's worth, and another that is at hand when it ends. More would be a second queue, in which everybody
+        waits longer and nobody is done sooner."""
+        return 2 * MOST_ROWS
 
     def statistics(self) -> dict[str, float]:
         return {**self._prefixes.statistics(), **self._images.statistics(), **self._turns.statistics()}

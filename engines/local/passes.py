@@ -51,6 +51,10 @@ class Result:
         return self.states
 
 
+Ready = Callable[[], list[Result]]
+"""A pass that has its inputs."""
+
+
 class Passes:
     """Not thread-safe. image_token: the id that stands for a piece of an image. vision None: no tower.
 
@@ -110,19 +114,32 @@ class Passes:
         """One pass over trees behind what `past` says, a context that all share for one; logits of the candidates at
         their ends. Where no row has a past of its own, a batch may be cut in two that run at once.
         """
+        return self.ready(past, trees, candidates)()
+
+    def ready(self, past: Past | Context, trees: Sequence[Tree], candidates: Sequence[int]) -> Ready:
+        """What `run` does, up to the model's own work: that is left to be called, once and before the next pass."""
         past = Shared.one(past, len(trees)) if isinstance(past, Context) else past
         parts = halves([tree.length for tree in trees]) if self._pair and isinstance(past, Shared) else None
         if parts is None or self._pair is None or not isinstance(past, Shared):
-            began = time.monotonic()
-            results = self._pass(self._runtime, past, trees, candidates)
-            self._pace_s = min(self._pace_s, (time.monotonic() - began) / sum(tree.length for tree in trees))
-            self._begin_pair()
-            return results
-        first, second = ((past.at(part), [trees[index] for index in part]) for part in parts)
-        other = self._beside.submit(self._pass, self._pair[1], *second, candidates)
-        results = [*self._pass(self._pair[0], *first, candidates), *other.result()]
-        places = [*parts[0], *parts[1]]
-        return [results[places.index(index)] for index in range(len(trees))]
+            return partial(self._whole, self._ready(self._runtime, past, trees, candidates), trees)
+        first, second = (
+            self._ready(runtime, past.at(part), [trees[index] for index in part], candidates)
+            for runtime, part in zip(self._pair, parts, strict=True)
+        )
+        return partial(self._both, first, second, [*parts[0], *parts[1]])
+
+    def _whole(self, ready: Ready, trees: Sequence[Tree]) -> list[Result]:
+        began = time.monotonic()
+        results = ready()
+        self._pace_s = min(self._pace_s, (time.monotonic() - began) / sum(tree.length for tree in trees))
+        self._begin_pair()
+        return results
+
+    def _both(self, first: Ready, second: Ready, places: Sequence[int]) -> list[Result]:
+        """places: which tree each result of both halves is of."""
+        other = self._beside.submit(second)
+        results = dict(zip(places, [*first(), *other.result()], strict=True))
+        return [results[place] for place in range(len(places))]
 
     def wait_for_pair(self) -> None:
         """Returns when batches can be cut, or never will be: for measurements."""
@@ -143,13 +160,17 @@ class Passes:
         layers, heads, _, dim = self.empty.keys.shape
         zeros = np.zeros((layers, heads, _RESERVED_PREFIX, dim), np.float32)
         past = Shared.one(Context(_RESERVED_PREFIX, zeros, zeros), MOST_ROWS)
-        self._pass(runtime, past, [Tree((0,) * (tokens // MOST_ROWS), last=True)] * MOST_ROWS, (0,))
+        self._ready(runtime, past, [Tree((0,) * (tokens // MOST_ROWS), last=True)] * MOST_ROWS, (0,))()
 
-    def _pass(self, runtime: Runtime, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:
+    def _ready(self, runtime: Runtime, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> Ready:
         inputs = pass_inputs(past, trees, candidates=candidates, image_token=self.image_token, padded=True)
-        logits, keys, values, hidden = runtime.run(**inputs)
-        states = {row: (keys[:, :, place], values[:, :, place]) for row, place in going_on(trees)}
-        return [Result(logits[row], hidden[row], states.get(row)) for row in range(len(trees))]
+
+        def results() -> list[Result]:
+            logits, keys, values, hidden = runtime.run(**inputs)
+            states = {row: (keys[:, :, place], values[:, :, place]) for row, place in going_on(trees)}
+            return [Result(logits[row], hidden[row], states.get(row)) for row in range(len(trees))]
+
+        return results
 
     def _begin_pair(self) -> None:
         if self._make_pair is not None and self._pair_thread is None:

@@ -86,50 +86,50 @@ def pass_inputs(
     def size(tokens: int) -> int:
         return padded_size(tokens) if padded and tokens else tokens
 
-    sizes = [size(tree.length) for tree in trees]
-    count, length, total = len(trees), max(sizes), size(sum(tree.length for tree in trees))
+    # All rows at once, wherever it can be: nothing is computed while this is made.
+    lengths = [tree.length for tree in trees]
+    sizes = [size(length) for length in lengths]
+    firsts = [0, *accumulate(lengths)]
+    count, length, tokens = len(trees), max(sizes), firsts[-1]
     pasts = Shared.one(past, count) if isinstance(past, Context) else past
     longer, shorter = longer_and_shorter(sizes)
     columns = max((sizes[row] for row in shorter), default=0)
     begins = np.zeros(count, np.int32)
     begins[longer] = np.arange(len(longer)) * length
     begins[shorter] = len(longer) * length + np.arange(len(shorter)) * columns
-    most_ends = max(len(tree.ends) for tree in trees)
-    ids, positions, cells = (np.zeros(total, np.int32) for _ in range(3))
-    slots = np.full(total, -1, np.int32)
+    line = np.arange(tokens, dtype=np.int32)
+    row_of = np.repeat(np.arange(count), lengths)
+    place = line - np.array(firsts, np.int32)[row_of]
+    ids, positions, cells = (np.zeros(size(tokens), np.int32) for _ in range(3))
+    slots = np.full(size(tokens), -1, np.int32)
+    ids[:tokens] = [id for tree in trees for part in (tree.trunk, *tree.branches) for id in part]
+    positions[:tokens] = pasts.lengths[pasts.places][row_of] + place
+    cells[:tokens] = begins[row_of] + place
     grid = np.zeros((count, length), np.int32)
-    visible = np.zeros((count, length, length), np.bool_)
+    grid[row_of, place] = line
+    # A place that is empty sees others too: one that saw nothing would be divided by zero.
+    visible = np.empty((count, length, length), np.bool_)
+    visible[:] = np.tri(length, dtype=np.bool_)
+    most_ends = max(len(tree.branches) for tree in trees) + 1
     rows = np.zeros((count, most_ends), np.int32)
     features: list[FloatArray] = []
     kept: list[int] = []
-    used, first = 0, 0
-    for row, (tree, start) in enumerate(zip(trees, pasts.lengths[pasts.places], strict=True)):
+    used = 0
+    for row, (tree, first) in enumerate(zip(trees, firsts[:-1], strict=True)):
         ends, trunk = tree.ends, len(tree.trunk)
         rows[row] = [*ends, *[ends[0]] * (most_ends - len(ends))]
-        line = slice(first, first + tree.length)
-        grid[row, : tree.length] = np.arange(line.start, line.stop)
-        cells[line] = begins[row] + np.arange(tree.length)
-        ids[line] = [*tree.trunk, *(id for branch in tree.branches for id in branch)]
-        behind = [trunk + np.arange(len(branch)) for branch in tree.branches]
-        positions[line] = start + np.concatenate([np.arange(trunk), *behind])
-        seen = visible[row]
-        seen[:trunk, :trunk] = _before(trunk)
         for end, branch in zip(ends[1:], tree.branches, strict=True):
-            place = slice(end + 1 - len(branch), end + 1)
-            seen[place, :trunk] = True
-            seen[place, place] = _before(len(branch))
-        # An empty place that sees nothing would be divided by zero; it may see itself.
-        empty = np.arange(tree.length, length)
-        seen[empty, empty] = True
+            begin = end + 1 - len(branch)
+            positions[first + begin : first + end + 1] -= begin - trunk
+            visible[row, begin : end + 1, trunk:begin] = False
         if tree.features is not None:
             for begin, stop in image_blocks(tree.trunk, image_token):
-                seen[begin:stop, begin:stop] = True
+                visible[row, begin:stop, begin:stop] = True
                 slots[first + begin : first + stop] = used + np.arange(stop - begin)
                 used += stop - begin
             features.append(tree.features)
         if not tree.last:
-            kept += range(line.start, line.stop)
-        first = line.stop
+            kept += range(first, first + tree.length)
     kept += [0] * (size(len(kept)) - len(kept))
     inputs: dict[str, npt.NDArray[Any]] = {
         "ids": ids,
@@ -180,8 +180,3 @@ def image_blocks(ids: Sequence[int], image_token: int) -> list[tuple[int, int]]:
         else:
             blocks.append((index, index + 1))
     return blocks
-
-
-def _before(length: int) -> npt.NDArray[np.bool_]:
-    """bool [length, length]: each token sees itself and those before it."""
-    return np.tri(length, dtype=np.bool_)

@@ -29,8 +29,9 @@ Turn = Callable[[Sequence[Row]], None]
 
 
 class Turns:
-    """Thread-safe. Rows may join between any two passes, which a thread of its own runs: the next pass begins before
-    those who wait for the last one's answers do anything with them.
+    """Thread-safe. Rows may join between any two passes, which a thread of its own runs. Those whose rows are done are
+    told when the next pass has its inputs, or nothing is left to do: what they do with their answers goes on beside the
+    model's work, and not before it.
 
     There are four kinds of passes: first steps of rows behind their policies' prefixes, in one batch; images; the next
     piece of a long prompt; and short steps of rows that go on (lists, reasoning), each behind its own past. Behind each
@@ -48,7 +49,7 @@ class Turns:
         self._others: list[tuple[Pick, Turn]] = [(_unseen, self._see), (_long, self._read_on), (_short, self._go_on)]
         self._first_is_next = True
         self._patience = Patience()
-        self._closed = False
+        self._closed = self._untold = False
         self._counts = Counter[str](passes=0, pass_rows=0, pass_tokens=0, padding_tokens=0)
         self._lock = threading.Lock()
         self._came, self._went = (threading.Condition(self._lock) for _ in range(2))
@@ -67,6 +68,8 @@ class Turns:
     def reserve(self) -> None:
         """`Passes.reserve`, between the turns of others."""
         with self._passing:
+            with self._lock:
+                self._tell()
             self._passes.reserve()
 
     def close(self) -> None:
@@ -86,6 +89,8 @@ class Turns:
     def _lead(self) -> None:
         while True:
             with self._lock:
+                if not (self._rows or self._arrived):
+                    self._tell()
                 self._came.wait_for(lambda: self._rows or self._arrived or self._closed)
                 if not (self._rows or self._arrived):
                     return
@@ -122,21 +127,31 @@ class Turns:
 
     def _gather(self) -> None:
         """Wait for those who are about to come back, unless there is enough for a pass, or something that goes on."""
-        if not any(row.context is not None for row in self._rows):
-            left_s = self._patience.left_s
-            self._came.wait_for(
-                lambda: len(self._rows) + len(self._arrived) >= MOST_ROWS or not left_s(time.monotonic()),
-                left_s(time.monotonic()),
-            )
+        left_s = self._patience.left_s
+        if any(row.context is not None for row in self._rows) or self._are_enough() or not left_s(time.monotonic()):
+            return
+        self._tell()
+        self._came.wait_for(
+            lambda: self._are_enough() or not left_s(time.monotonic()),
+            left_s(time.monotonic()),
+        )
+
+    def _are_enough(self) -> bool:
+        return len(self._rows) + len(self._arrived) >= MOST_ROWS
 
     def _leave(self) -> None:
-        """Forget rows that are done, and tell those who wait for them."""
+        """Forget rows that are done."""
         if any(row.done for row in self._rows):
+            self._untold = True
             self._rows = [row for row in self._rows if not row.done]
             held = self._stacks.items()
             self._stacks = {size: (rows, stack) for size, (rows, stack) in held if not any(row.done for row in rows)}
-            with self._lock:
-                self._went.notify_all()
+
+    def _tell(self) -> None:
+        """Those whose rows are done; with the lock held."""
+        if self._untold:
+            self._untold = False
+            self._went.notify_all()
 
     def _choose(self) -> tuple[Turn, list[Row]]:
         """Whose turn it is, of which there is at least one."""
@@ -157,6 +172,8 @@ class Turns:
 
     def _see(self, rows: Sequence[Row]) -> None:
         """The features of these rows' images, and their first steps."""
+        with self._lock:
+            self._tell()
         began = time.monotonic()
         images = [row.job.pixels for row in rows if row.job.pixels is not None]
         seen = iter(self._images.features([image for each in images for image in each], self._passes.see))
@@ -213,7 +230,7 @@ class Turns:
         failed: dict[tuple[int, ...], Exception] = {}
         for ids in dict.fromkeys(row.prefix for row in rows if row.prefix):
             try:
-                found[ids] = self._prefixes.obtain(ids, partial(self._passes.extend, self._passes.empty, ids))
+                found[ids] = self._prefixes.obtain(ids, partial(self._prefix, ids))
             except Exception as error:
                 failed[ids] = error
         for row in rows:
@@ -225,6 +242,11 @@ class Turns:
         for row in rows:
             row.took("prefix", began)
         return {ids: context for ids, (context, _) in found.items()}
+
+    def _prefix(self, ids: Sequence[int]) -> Context:
+        with self._lock:
+            self._tell()
+        return self._passes.extend(self._passes.empty, ids)
 
     def _step(self, past: Past, rows: Sequence[Row]) -> None:
         """One pass that reads the trees of all these rows to their ends."""
@@ -255,7 +277,10 @@ class Turns:
         tokens = sum(tree.length for tree in trees)
         padding = padded_size(tokens) - tokens
         self._counts.update(passes=1, pass_rows=len(trees), pass_tokens=tokens, padding_tokens=padding)
-        return self._passes.run(past, trees, candidates)
+        ready = self._passes.ready(past, trees, candidates)
+        with self._lock:
+            self._tell()
+        return ready()
 
 
 def _length(row: Row) -> int:

@@ -137,14 +137,14 @@ def test_keys_and_values_of_a_rows_last_step_are_not_read(
     passes: Passes, monkeypatch: pytest.MonkeyPatch, program: Program, kept: int
 ) -> None:
     found = list[int]()
-    run = Passes.run
+    ready = Passes.ready
 
     def counted(self: Passes, past: Any, trees: Sequence[Any], candidates: Sequence[int]) -> Any:
-        results = run(self, past, trees, candidates)
+        results = ready(self, past, trees, candidates)()
         found.append(sum(result.states is not None for result in results))
-        return results
+        return lambda: results
 
-    monkeypatch.setattr(Passes, "run", counted)
+    monkeypatch.setattr(Passes, "ready", counted)
     tiny_engine(passes).run([job(30, seed=number, program=program) for number in range(2)])
     assert found[0] == kept
 
@@ -202,10 +202,10 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._passes, name)
 
-    def run(self, past: Any, trees: Sequence[Any], candidates: Sequence[int]) -> Any:
+    def ready(self, past: Any, trees: Sequence[Any], candidates: Sequence[int]) -> Any:
         if len(trees) > self._most:
             raise MemoryError("no room")
-        return self._passes.run(past, trees, candidates)
+        return self._passes.ready(past, trees, candidates)
 
 
 def test_a_pass_that_fails_fails_its_rows_and_no_others(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,13 +226,13 @@ def test_one_thread_runs_all_passes_and_none_of_those_that_ask(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Else the next pass waits until whoever ran the last one has done something with its own answer.
-    ran, run = set[str](), Passes.run
+    ran, ready = set[str](), Passes.ready
 
     def named(self: Passes, *arguments: Any) -> Any:
         ran.add(threading.current_thread().name)
-        return run(self, *arguments)
+        return ready(self, *arguments)
 
-    monkeypatch.setattr(Passes, "run", named)
+    monkeypatch.setattr(Passes, "ready", named)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: engine.run([job(20, seed=number)]), range(12)))
     engine.run([job(20, seed=12)])
@@ -294,11 +294,11 @@ class Held:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._passes, name)
 
-    def run(self, past: Any, trees: Sequence[Any], candidates: Sequence[int]) -> Any:
+    def ready(self, past: Any, trees: Sequence[Any], candidates: Sequence[int]) -> Any:
         self.began.set()
         assert self.go.wait(10)
         self.lengths.append([tree.length for tree in trees])
-        return self._passes.run(past, trees, candidates)
+        return self._passes.ready(past, trees, candidates)
 
 
 def test_of_what_waits_for_a_pass_the_higher_priority_goes_first(passes: Passes) -> None:
