@@ -13,6 +13,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 
 from tritonguard.errors import BundleError, GuardError, Unavailable, Unimplemented
@@ -53,6 +54,8 @@ class LocalEngine:
         self._images = ImageCache(limits.images)
         self._passes = passes
         self._turns = Turns(passes, self._prefixes, self._images)
+        # Its thread would keep the graphs of an engine that nobody has closed.
+        weakref.finalize(self, self._turns.end)
         self._calls, self._ended_s = 0, math.inf
         self._closed = False
         self._changed = threading.Condition()

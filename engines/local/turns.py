@@ -51,7 +51,7 @@ class Turns:
         self._patience = Patience()
         self._closed = self._untold = False
         self._counts = Counter[str](passes=0, pass_rows=0, pass_tokens=0, padding_tokens=0)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._came, self._went = (threading.Condition(self._lock) for _ in range(2))
         self._passing = threading.Lock()
         self._thread = threading.Thread(target=self._lead, name="passes", daemon=True)
@@ -68,15 +68,18 @@ class Turns:
     def reserve(self) -> None:
         """`Passes.reserve`, between the turns of others."""
         with self._passing:
-            with self._lock:
-                self._tell()
+            self._tell()
             self._passes.reserve()
 
-    def close(self) -> None:
-        """Returns when what is here is done, and no pass runs any more."""
+    def end(self) -> None:
+        """The thread ends when what is here is done."""
         with self._lock:
             self._closed = True
             self._came.notify()
+
+    def close(self) -> None:
+        """Returns when what is here is done, and no pass runs any more."""
+        self.end()
         self._thread.join()
 
     def statistics(self) -> dict[str, float]:
@@ -148,10 +151,11 @@ class Turns:
             self._stacks = {size: (rows, stack) for size, (rows, stack) in held if not any(row.done for row in rows)}
 
     def _tell(self) -> None:
-        """Those whose rows are done; with the lock held."""
-        if self._untold:
-            self._untold = False
-            self._went.notify_all()
+        """Those whose rows are done."""
+        with self._lock:
+            if self._untold:
+                self._untold = False
+                self._went.notify_all()
 
     def _choose(self) -> tuple[Turn, list[Row]]:
         """Whose turn it is, of which there is at least one."""
@@ -172,8 +176,7 @@ class Turns:
 
     def _see(self, rows: Sequence[Row]) -> None:
         """The features of these rows' images, and their first steps."""
-        with self._lock:
-            self._tell()
+        self._tell()
         began = time.monotonic()
         images = [row.job.pixels for row in rows if row.job.pixels is not None]
         seen = iter(self._images.features([image for each in images for image in each], self._passes.see))
@@ -244,8 +247,7 @@ class Turns:
         return {ids: context for ids, (context, _) in found.items()}
 
     def _prefix(self, ids: Sequence[int]) -> Context:
-        with self._lock:
-            self._tell()
+        self._tell()
         return self._passes.extend(self._passes.empty, ids)
 
     def _step(self, past: Past, rows: Sequence[Row]) -> None:
@@ -278,8 +280,7 @@ class Turns:
         padding = padded_size(tokens) - tokens
         self._counts.update(passes=1, pass_rows=len(trees), pass_tokens=tokens, padding_tokens=padding)
         ready = self._passes.ready(past, trees, candidates)
-        with self._lock:
-            self._tell()
+        self._tell()
         return ready()
 
 

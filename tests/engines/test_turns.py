@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -239,6 +240,16 @@ def test_one_thread_runs_all_passes_and_none_of_those_that_ask(
     assert ran == {"passes"}
     engine.close()
     assert not engine._turns._thread.is_alive()
+
+
+def test_an_engine_that_nobody_has_any_more_leaves_no_thread(passes: Passes) -> None:
+    engine = tiny_engine(passes)
+    engine.run([job(20, seed=1)])
+    thread = engine._turns._thread
+    del engine
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_failure_between_passes_fails_who_waits_and_nobody_after(
