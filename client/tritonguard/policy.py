@@ -11,10 +11,8 @@ every verdict, does not depend on it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,6 +22,7 @@ from tritonguard import limits, policy_yaml
 from tritonguard.errors import InvalidRequest
 from tritonguard.models import ContractModel, Text
 from tritonguard.policy_cache import Caching
+from tritonguard.policy_hash import canonical
 from tritonguard.taxonomy import SEXUAL_MINOR, normalise, words
 
 OnError = Literal["block", "allow", "raise"]
@@ -242,12 +241,12 @@ class Policy(ContractModel):
 
         So a policy without it keeps the hash that it had before there was one.
         """
-        return _canonical(self)[0]
+        return canonical(self)[0]
 
     @property
     def sha256(self) -> str:
         """Hex SHA-256 of the canonical JSON in UTF-8."""
-        return _canonical(self)[1]
+        return canonical(self)[1]
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Policy:
@@ -296,11 +295,3 @@ class Policy(ContractModel):
         except ValueError as error:
             raise InvalidRequest(f"policy: {error}", field=cls.path) from None
         return cls.model_validate(data)
-
-
-@lru_cache(maxsize=32)  # most requests come under the same few policies, and several stages ask
-def _canonical(policy: Policy) -> tuple[str, str]:
-    """The canonical JSON, and its hash."""
-    fields = policy.model_dump(mode="json", exclude=set() if policy.cache else {"cache"})
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text, hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -54,6 +54,15 @@ def test_how_a_policy_was_written_does_not_change_its_hash() -> None:
     assert Policy(thresholds=Thresholds(user=-0.0)).sha256 == Policy(thresholds=Thresholds(user=0.0)).sha256
 
 
+def test_a_copy_has_a_hash_of_its_own_also_where_nobody_has_validated_it() -> None:
+    policy = Policy(name="mine")
+    assert policy.model_copy(update={"name": "other"}).sha256 == Policy(name="other").sha256 != policy.sha256
+    # A list has no hash, so that such a copy can be no key.
+    with pytest.warns(UserWarning, match="suppress"):
+        listed = policy.model_copy(update={"suppress": ["Violence"]}).sha256
+    assert listed == Policy(name="mine", suppress=("Violence",)).sha256
+
+
 @pytest.mark.parametrize(
     ("values", "field"),
     [
