@@ -242,6 +242,44 @@ def test_one_thread_runs_all_passes_and_none_of_those_that_ask(
     assert not engine._turns._thread.is_alive()
 
 
+class HeldWork:
+    """Passes of which each waits, once it has its inputs, until it is let go."""
+
+    def __init__(self, passes: Passes) -> None:
+        self._passes = passes
+        self.began, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._passes, name)
+
+    def ready(self, *arguments: Any) -> Any:
+        work = self._passes.ready(*arguments)
+
+        def held() -> Any:
+            self.began.release()
+            assert self.go.acquire(timeout=10)
+            return work()
+
+        return held
+
+
+def test_an_answer_is_there_while_the_next_pass_runs_and_when_there_is_none(passes: Passes) -> None:
+    held = HeldWork(passes)
+    engine = tiny_engine(held)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(engine.run, [job(20, seed=1)])
+        assert held.began.acquire(timeout=10)
+        last = pool.submit(engine.run, [job(20, seed=2)])
+        while not engine._turns._arrived:
+            time.sleep(0.001)
+        held.go.release()
+        assert held.began.acquire(timeout=10), "the next pass"
+        assert isinstance(first.result(10)[0], Answer)
+        assert not last.done()
+        held.go.release()
+        assert isinstance(last.result(10)[0], Answer)
+
+
 def test_an_engine_that_nobody_has_any_more_leaves_no_thread(passes: Passes) -> None:
     engine = tiny_engine(passes)
     engine.run([job(20, seed=1)])
