@@ -1,7 +1,6 @@
 """The bare side: the bundle's engine behind its own scheduler, with the prompts' tokens at hand.
 
-It has a process of its own, like the served one. In the client's it would be paid for by the client: protobuf gives
-memory back to the system after some of its messages, which takes long in a process that holds an engine.
+It has a process of its own, like the served one: it shares neither memory nor an interpreter with the client.
 """
 
 from __future__ import annotations

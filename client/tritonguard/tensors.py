@@ -25,12 +25,14 @@ SUPPORTED_CONTRACTS = frozenset({CONTRACT_VERSION})
 Array = npt.NDArray[Any]
 Dtype = Literal["BYTES", "INT32", "INT64", "FP32"]
 
-NUMPY_DTYPES: Mapping[str, Any] = MappingProxyType(
-    {"BYTES": np.object_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
+NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
+    {
+        "BYTES": np.dtype(np.object_),
+        "INT32": np.dtype(np.int32),
+        "INT64": np.dtype(np.int64),
+        "FP32": np.dtype(np.float32),
+    }
 )
-
-
-_DTYPES = {name: np.dtype(dtype) for name, dtype in NUMPY_DTYPES.items()}
 
 
 class MalformedTensor(ValueError):
@@ -198,7 +200,7 @@ def require_int(tensors: Mapping[str, Array], name: str) -> int:
 
 def _checked(spec: TensorSpec, packed: Array) -> Array:
     # The stages read some forty tensors for each request, so this is plain.
-    if not isinstance(packed, np.ndarray) or packed.dtype != _DTYPES[spec.dtype]:
+    if not isinstance(packed, np.ndarray) or packed.dtype != NUMPY_DTYPES[spec.dtype]:
         raise MalformedTensor(spec.name, f"is not of type {spec.dtype}")
     shape, dims = packed.shape, spec.dims
     if shape != (1, *dims) and not (len(shape) == len(dims) + 1 and shape[0] == 1 and _fits(dims, shape[1:])):
