@@ -1,4 +1,4 @@
-"""Where a pass spends its time, by OpenVINO's own counters, and whether two passes at once would be faster than one.
+"""Where a pass spends its time, by its runtime's own counters, and whether two at once would be faster than one.
 
     python -m benchmarks.forward_profile --bundle build/bundle --batches 1,8,32
 
@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tritonguard.errors import BundleError
@@ -27,9 +28,11 @@ from benchmarks.report import markdown, write_json
 from build_scripts.openvino.pass_times import Form, halves_at_once, short_requests
 from build_scripts.request_sizes import PREFIX, SUFFIX
 from engines.checkpoint import Checkpoint, TextConfig
-from engines.local.engine_config import EngineConfig
+from engines.local.engine_config import ONNXRUNTIME, EngineConfig
+from engines.local.onnx_runtime import OnnxRuntime
 from engines.local.passes import Passes
 from engines.local.runtime import COUNTERS, Runtime, can_cut, cpu_name
+from engines.local.text_runtime import TextRuntime, load_text_runtime
 
 LINEAR, ATTENTION = "linear layers", "attention"
 PRODUCTS = {
@@ -38,9 +41,11 @@ PRODUCTS = {
     "LLMMLP": LINEAR,
     "MatMul": ATTENTION,
     "Subgraph": ATTENTION,
+    "MatMulIntegerToFloat": LINEAR,
+    "FusedMatMul": ATTENTION,
 }
-"""Of OpenVINO's kinds. LLMMLP has the activation between its products in it; Subgraph is the whole of attention, or an
-elementwise chain where the plugin keeps the products of attention apart."""
+"""Of OpenVINO's kinds, and of ONNX Runtime's. LLMMLP has the activation between its products in it; Subgraph is the
+whole of attention, or an elementwise chain where the plugin keeps the products of attention apart."""
 REST = "less than 1 %"
 WARM_UPS = 2
 
@@ -118,19 +123,27 @@ def profile(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int
     found = []
     for batch in batches:
         # The counters are means over all passes of a runtime, so each batch has its own.
-        group_size = how.dynamic_quantization_group_size
-        runtime = Runtime.load(folder, precision=how.arithmetic, group_size=group_size, other=COUNTERS)
-        inputs = short_requests(folder, batch)
-        times = [_timed(runtime, inputs) for _ in range(rounds + WARM_UPS)][WARM_UPS:]
-        found.append(Profile(batch, median(times), parts_of(runtime.operations(), counted_operations(config, batch))))
+        with TemporaryDirectory() as counters:
+            runtime = _counted(folder, how, Path(counters))
+            inputs = short_requests(folder, batch)
+            times = [_timed(runtime, inputs) for _ in range(rounds + WARM_UPS)][WARM_UPS:]
+            parts = parts_of(runtime.operations(), counted_operations(config, batch))
+        found.append(Profile(batch, median(times), parts))
         print(f"batch {batch}: {found[-1].pass_ms:.1f} ms, {found[-1].products:.0%} matrix products", flush=True)
     return found
+
+
+def _counted(folder: Path, how: EngineConfig, counters: Path) -> Runtime | OnnxRuntime:
+    if how.runtime == ONNXRUNTIME:
+        return OnnxRuntime.load(folder, counted=counters)
+    group_size = how.dynamic_quantization_group_size
+    return Runtime.load(folder, precision=how.arithmetic, group_size=group_size, other=COUNTERS)
 
 
 def growth(folder: Path, how: EngineConfig, batches: Sequence[int]) -> list[Growth]:
     found = []
     for reserved in (False, True):
-        runtime = Runtime.load(folder, precision=how.arithmetic, group_size=how.dynamic_quantization_group_size)
+        runtime = load_text_runtime(folder, how)
         if reserved:
             Passes(runtime, Checkpoint.read_config(folder), image_token=-1).reserve()
         for batch in sorted(batches):
@@ -139,7 +152,7 @@ def growth(folder: Path, how: EngineConfig, batches: Sequence[int]) -> list[Grow
     return found
 
 
-def _timed(runtime: Runtime, inputs: Mapping[str, Any]) -> float:
+def _timed(runtime: TextRuntime, inputs: Mapping[str, Any]) -> float:
     began = time.perf_counter()
     runtime.run(**inputs)
     return (time.perf_counter() - began) * 1e3
@@ -167,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except (BundleError, ValueError) as error:
         parser.error(str(error))
-    print(f"\n{cpu_name()}, arithmetic {how.arithmetic}, {PREFIX} tokens kept and {SUFFIX} new ones of each request\n")
+    print(f"\n{cpu_name()}, {how.runtime}, arithmetic {how.arithmetic}")
+    print(f"{PREFIX} tokens kept and {SUFFIX} new ones of each request\n")
     for each in profiles:
         print(f"batch {each.batch}: {each.pass_ms:.1f} ms, {each.products:.1%} of it matrix products\n")
         rows = [(part.kind, part.count, part.ms, f"{part.share:.1%}", part.gops) for part in each.parts]

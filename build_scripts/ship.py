@@ -2,9 +2,10 @@
 
     python -m build_scripts.ship --checkpoint build/merged --out build/bundle
 
-Every form (int8-dynamic-smooth, bf16 where the CPU multiplies it, f32) is compiled under build/forms and timed here, in
-turn. The fastest goes through the smoke gate: the 64 prompts of this release against f32, with the limits of
-build_scripts/parity_thresholds.yaml. One that the gate refuses is not served; the next is tried, down to f32.
+Every form (int8-dynamic-smooth, or int8-rotated on a CPU without VNNI; bf16 where the CPU multiplies it; f32) is
+compiled under build/forms and timed here, in turn. The fastest goes through the smoke gate: the 64 prompts of this
+release against f32, with the limits of build_scripts/parity_thresholds.yaml. One that the gate refuses is not served;
+the next is tried, down to f32.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ from build_scripts.parity_reading import SideError
 from build_scripts.parity_report import Report
 from build_scripts.parity_sides import BundleSide
 from build_scripts.progress import Steps
-from engines.local.runtime import native_precisions
+from engines.local.runtime import multiplies_int8, native_precisions
 from engines.manifest import NAME, extra_of, is_current, read_manifest, sha256_file, write_manifest
 
 REFERENCE = "f32"
-INT8 = "int8-dynamic-smooth"
+INT8 = "int8-dynamic-smooth" if multiplies_int8() else "int8-rotated"
+"""For this CPU: without VNNI, OpenVINO leaves the inputs of int8 weights float."""
 
 
 @plain_file_errors()

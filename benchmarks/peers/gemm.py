@@ -1,7 +1,8 @@
 """Child: what this machine multiplies at most, at the model's shapes, in the peers' environment.
 
 Through OpenVINO (a graph of one product, in float; with int8 weights and inputs that are quantized at run time; with
-inputs at fixed scales) and through torch (`mm`, and `_int_mm` of int8). Each figure is the best of some repeats.
+inputs at fixed scales), through torch (`mm`, and `_int_mm` of int8) and through ONNX Runtime (uint8 inputs by int8
+weights). Each figure is the best of some repeats.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def ways(precisions: list[str]) -> Iterator[tuple[str, str, Make]]:
         yield "torch", precision, lambda *shape, hint=precision: torch_product(shape, hint)
     yield "openvino, scales at run time", "int8", lambda *shape: openvino_product(shape, precisions[-1], "run time")
     yield "openvino, fixed scales", "int8", lambda *shape: openvino_product(shape, precisions[-1], "fixed")
+    yield "onnxruntime", "int8", lambda *shape: onnxruntime_product(shape)
     yield "torch", "int8", lambda *shape: torch_product(shape, "int8")
 
 
@@ -97,6 +99,31 @@ def openvino_product(shape: tuple[int, ...], hint: str, numbers: str) -> Callabl
     request.set_input_tensor(ov.Tensor(random.standard_normal((rows, inputs)).astype(np.float32)))
     infer: Callable[[], Any] = request.infer
     return infer
+
+
+def onnxruntime_product(shape: tuple[int, ...]) -> Callable[[], Any]:
+    rows, inputs, outputs = shape
+    helper, numpy_helper = (importlib.import_module(f"onnx.{name}") for name in ("helper", "numpy_helper"))
+    kinds = importlib.import_module("onnx").TensorProto
+    runtime = importlib.import_module("onnxruntime")
+    random = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", kinds.UINT8, [rows, inputs])],
+        [helper.make_tensor_value_info("y", kinds.INT32, [rows, outputs])],
+        [
+            numpy_helper.from_array(random.integers(-64, 65, (inputs, outputs)).astype(np.int8), "w"),
+            numpy_helper.from_array(np.array(128, np.uint8), "zero"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    options = runtime.SessionOptions()
+    # The cores are everyone's in turn: threads that spin would take them from the next way.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    asked = {"x": random.integers(0, 256, (rows, inputs)).astype(np.uint8)}
+    return lambda: session.run(None, asked)
 
 
 def torch_product(shape: tuple[int, ...], arithmetic: str) -> Callable[[], Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import openvino as ov
@@ -25,6 +26,8 @@ from build_scripts.answers import MAX_TOKENS
 from build_scripts.checkpoint_files import copy_notices, kept_notices
 from build_scripts.exit_status import exit_status
 from build_scripts.folders import finished_folder, link_or_copy, plain_file_errors, remove_partial
+from build_scripts.openvino import onnx_graph
+from build_scripts.openvino.onnx_graph import save_onnx
 from build_scripts.openvino.pass_times import Form, halves_at_once, pass_times
 from build_scripts.openvino.quantized import FILES, QuantizedGraph
 from build_scripts.progress import Steps
@@ -38,11 +41,13 @@ from engines.local import (
     forward_openvino,
     graph_nodes,
     head_openvino,
+    onnx_runtime,
     runtime,
     vision_openvino,
 )
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS
-from engines.local.engine_config import PRECISIONS, EngineConfig
+from engines.local.engine_config import ONNXRUNTIME, PRECISIONS, EngineConfig
+from engines.local.engine_config import OPENVINO as BY_OPENVINO
 from engines.local.grouping import MOST_ROWS
 from engines.local.runtime import GRAPH, VISION_GRAPH, can_cut, cpu_name, native_precisions, save_compiled
 from engines.manifest import is_current, read_manifest, verify_files, write_manifest
@@ -55,6 +60,8 @@ GRAPH_SOURCES = (
     graph_nodes,
     head_openvino,
     vision_openvino,
+    onnx_graph,
+    onnx_runtime,
     runtime,
 )
 LEAST_GAIN = 1.05
@@ -133,12 +140,16 @@ def compile_bundle(
         chosen = precision or min(measured, key=lambda name: measured[name])
         if measured:
             print("  " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in measured.items()) + f": {chosen}")
+        how = EngineConfig(chosen, group_size, runtime=form.runtime if form else BY_OPENVINO)
+        if how.runtime == ONNXRUNTIME:
+            save_onnx(folder)
         wanted = streams if can_cut(chosen) else 1
-        gain = None if wanted else measure_halves(folder, EngineConfig(chosen, group_size))
-        cut = wanted or (2 if gain is not None and gain >= LEAST_GAIN else 1)
-        EngineConfig(chosen, group_size, cut).write(folder)
-        for each in range(1, cut + 1):
-            save_compiled(folder / GRAPH, precision=chosen, group_size=group_size, streams=each)
+        gain = None if wanted else measure_halves(folder, how)
+        how = replace(how, streams=wanted or (2 if gain is not None and gain >= LEAST_GAIN else 1))
+        how.write(folder)
+        if how.runtime != ONNXRUNTIME:
+            for each in range(1, how.streams + 1):
+                save_compiled(folder / GRAPH, precision=chosen, group_size=group_size, streams=each)
         steps.next("hashing")
         write_manifest(
             folder,

@@ -17,7 +17,7 @@ from build_scripts.request_sizes import PREFIX, SUFFIX
 from engines.checkpoint import Checkpoint
 from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
-from engines.local.runtime import Runtime
+from engines.local.text_runtime import TextRuntime, load_text_runtime
 from engines.local.tree import Tree, pass_inputs
 
 _WARM_UPS = 2
@@ -42,12 +42,7 @@ def pass_times(forms: Mapping[str, Form], *, batches: Sequence[int], rounds: int
     All forms are loaded together and run in turn in each round, behind one round that warms up. Raises BundleError for
     a form that can't be loaded.
     """
-    runtimes = {
-        name: Runtime.load(
-            form.folder, precision=form.how.arithmetic, group_size=form.how.dynamic_quantization_group_size
-        )
-        for name, form in forms.items()
-    }
+    runtimes = {name: load_text_runtime(form.folder, form.how) for name, form in forms.items()}
     asked = {batch: short_requests(next(iter(forms.values())).folder, batch) for batch in batches}
     times: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in batches} for name in runtimes}
     for round_number in range(rounds + 1):
@@ -78,8 +73,7 @@ def halves_at_once(form: Form, *, batches: Sequence[int], rounds: int = 3) -> li
 
     batches: even numbers. Raises BundleError for a form that can't be loaded.
     """
-    how = {"precision": form.how.arithmetic, "group_size": form.how.dynamic_quantization_group_size}
-    whole, first = Runtime.load(form.folder, **how), Runtime.load(form.folder, **how, streams=2)
+    whole, first = (load_text_runtime(form.folder, form.how, streams=streams) for streams in (1, 2))
     split = (first, first.beside())
     found = []
     with ThreadPoolExecutor(len(split)) as pool:
@@ -98,7 +92,7 @@ def halves_at_once(form: Form, *, batches: Sequence[int], rounds: int = 3) -> li
     return found
 
 
-def _seconds(runtime: Runtime, inputs: Mapping[str, npt.NDArray[Any]]) -> float:
+def _seconds(runtime: TextRuntime, inputs: Mapping[str, npt.NDArray[Any]]) -> float:
     began = time.perf_counter()
     runtime.run(**inputs)
     return time.perf_counter() - began

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from engines.local.engine_config import PER_TOKEN
+from engines.local.engine_config import ONNXRUNTIME, OPENVINO, PER_TOKEN
 
 KIND = "quantized"
 """Of the manifest of a folder with such a graph."""
@@ -31,7 +31,9 @@ class Profile:
     activations: their inputs: float, quantized in each pass, or with scales that calibration fixed. The products of
     attention are float in every form. float_layers: name patterns of layers that are left as stored. smooth: outliers
     of inputs that are quantized in each pass are moved into the weights first (`smoothing`). alpha: how far SmoothQuant
-    moves them (arXiv 2211.10438, formula 4). arithmetic: None: what is fastest where it is compiled.
+    moves them (arXiv 2211.10438, formula 4). rotate: inputs of int8 layers are rotated in each pass (`rotation`), and
+    weights are rounded so that their products are exact without VNNI (`pair_sums`). arithmetic: None: what is fastest
+    where it is compiled. runtime: what computes it, of RUNTIMES.
     """
 
     name: str
@@ -44,7 +46,9 @@ class Profile:
     smooth: bool = False
     alpha: float = 0.5
     dynamic_group: int = DYNAMIC_GROUP
+    rotate: bool = False
     arithmetic: str | None = None
+    runtime: str = OPENVINO
 
     def is_int8(self, layer: str) -> bool:
         """Whether the linear layer of this name ("layers.0.mlp.down_proj") gets int8 weights."""
@@ -90,6 +94,19 @@ _ALL = (
         smooth=True,
         alpha=SMOOTH_ALPHA,
         dynamic_group=PER_TOKEN,
+    ),
+    Profile(
+        "int8-rotated",
+        "int8 weights and inputs, a scale a token, smoothed and rotated: for CPUs without VNNI, by ONNX Runtime",
+        weights="int8",
+        activations="dynamic",
+        symmetric=True,
+        smooth=True,
+        alpha=SMOOTH_ALPHA,
+        dynamic_group=PER_TOKEN,
+        rotate=True,
+        arithmetic="f32",
+        runtime=ONNXRUNTIME,
     ),
     Profile(
         "int8-dynamic-gptq",

@@ -27,8 +27,10 @@ from build_scripts.exit_status import exit_status
 from build_scripts.folders import finished_folder, plain_file_errors, remove_partial
 from build_scripts.openvino.calibration_inputs import Inputs, graph_inputs
 from build_scripts.openvino.compile import save_graph
+from build_scripts.openvino.pair_sums import exact_int8_matrix
 from build_scripts.openvino.profiles import KIND, PROFILES, Profile
 from build_scripts.openvino.quantized import made_by
+from build_scripts.openvino.rotation import rotate_inputs, rotated
 from build_scripts.openvino.rounding import rounded, second_moments
 from build_scripts.openvino.smoothing import Smoothing, input_sizes
 from build_scripts.openvino.static_scales import smooth_quantized
@@ -137,9 +139,15 @@ def _rounded(opened: Checkpoint, profile: Profile, asked: Iterable[Inputs]) -> o
             return weight(stored)
         if name in moments:
             return rounded(stored, moments[name]).node
-        return int8_matrix(smoothing.matrix(name, stored), symmetric=profile.symmetric).node
+        matrix = smoothing.matrix(name, stored)
+        if profile.rotate:
+            return exact_int8_matrix(rotated(matrix)).node
+        return int8_matrix(matrix, symmetric=profile.symmetric).node
 
-    return forward_openvino.build_graph(replace(opened, values=smoothing.norms), weights)
+    graph = forward_openvino.build_graph(replace(opened, values=smoothing.norms), weights)
+    if profile.rotate:
+        rotate_inputs(graph, layers)
+    return graph
 
 
 def calibration_inputs(

@@ -10,7 +10,7 @@ from typing import Any
 import openvino as ov
 from tritonguard.errors import BundleError
 
-from build_scripts.openvino import layer_inputs, rounding, smoothing, static_scales
+from build_scripts.openvino import layer_inputs, pair_sums, rotation, rounding, smoothing, static_scales
 from build_scripts.openvino.profiles import KIND
 from build_scripts.sources import source_hashes
 from engines.bundle import OPENVINO
@@ -19,7 +19,17 @@ from engines.local.runtime import GRAPH
 from engines.manifest import NAME, read_manifest, verify_files
 
 FILES = (GRAPH, Path(GRAPH).with_suffix(".bin").name)
-SOURCES = (attention_openvino, forward_openvino, graph_nodes, layer_inputs, rounding, smoothing, static_scales)
+SOURCES = (
+    attention_openvino,
+    forward_openvino,
+    graph_nodes,
+    layer_inputs,
+    pair_sums,
+    rotation,
+    rounding,
+    smoothing,
+    static_scales,
+)
 
 
 def made_by() -> dict[str, Any]:
@@ -30,8 +40,8 @@ def made_by() -> dict[str, Any]:
 @dataclass(frozen=True)
 class QuantizedGraph:
     """folder: with FILES in it. revision: of those. precision: its profile's name; None: weights as stored, so that
-    the arithmetic says all. arithmetic: one of PRECISIONS, where the profile asks for one. group_size: of the engine.
-    calibration: what its manifest says of that.
+    the arithmetic says all. arithmetic: one of PRECISIONS, where the profile asks for one. group_size, runtime: of the
+    engine. calibration: what its manifest says of that.
     """
 
     folder: Path
@@ -39,6 +49,7 @@ class QuantizedGraph:
     precision: str | None
     arithmetic: str | None
     group_size: int
+    runtime: str
     calibration: Mapping[str, Any] | None
 
     @classmethod
@@ -61,6 +72,7 @@ class QuantizedGraph:
                 None if profile["weights"] == "stored" else profile["name"],
                 profile["arithmetic"],
                 manifest["engine"]["group_size"],
+                profile["runtime"],
                 inputs["calibration"],
             )
         except (LookupError, TypeError) as error:

@@ -126,14 +126,19 @@ def attend(config: TextConfig, q: Node, k: Node, v: Node, mask: Node) -> Node:
     q = swap(q, 1, 2)
     if kv_heads > 1:
         # Heads of one group beside each other, groups as rows: a product takes each key once for all of them.
-        q = op.reshape(q, op.concat([ints([-1, group]), length, ints([dim])], 0), False)
-        k, v = (op.reshape(each, op.concat([ints([-1, 1]), _size(each, 2), ints([dim])], 0), False) for each in (k, v))
+        # Sizes are said, since rows may be none: then nothing could be told from the others.
+        rows = _size(q, 0)
+        groups = op.multiply(rows, ints(kv_heads))
+        q = op.reshape(q, op.concat([groups, ints([group]), length, ints([dim])], 0), False)
+        k, v = (
+            op.reshape(each, op.concat([groups, ints([1]), _size(each, 2), ints([dim])], 0), False) for each in (k, v)
+        )
         mask = op.broadcast(mask, op.concat([_size(mask, 0), ints([kv_heads]), length, _size(mask, 3)], 0))
-        mask = op.reshape(mask, op.concat([ints([-1, 1]), length, _size(k, 2)], 0), False)
+        mask = op.reshape(mask, op.concat([groups, ints([1]), length, _size(k, 2)], 0), False)
     seen = op.softmax(op.add(op.matmul(q, k, False, True), mask), -1)
     out = op.matmul(seen, v, False, False)
     if kv_heads > 1:
-        out = op.reshape(out, op.concat([ints([-1, heads]), length, ints([dim])], 0), False)
+        out = op.reshape(out, op.concat([rows, ints([heads]), length, ints([dim])], 0), False)
     return op.reshape(swap(out, 1, 2), ints([0, 0, heads * dim]), True)
 
 

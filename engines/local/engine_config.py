@@ -11,6 +11,7 @@ from tritonguard.errors import BundleError
 
 ENGINE_CONFIG = "engine.yaml"
 PRECISIONS = ("f32", "bf16")
+OPENVINO, ONNXRUNTIME = RUNTIMES = ("openvino", "onnxruntime")
 PER_TOKEN = 2**64 - 1
 """As a group size: one scale for all of a token's values. OpenVINO's fused MLP asks for it by this number."""
 STREAMS_VARIABLE = "TRITONGUARD_STREAMS"
@@ -25,6 +26,9 @@ arithmetic: {arithmetic}
 # 18446744073709551615: a scale for each token.
 dynamic_quantization_group_size: {dynamic_quantization_group_size}
 
+# What computes the text forward: openvino, or onnxruntime, which multiplies int8 on CPUs without VNNI.
+runtime: {runtime}
+
 # 2: a pass of several rows is cut in two that run at once, each on half of the cores; it takes the graph's memory once
 # more. 1: no pass is cut.
 streams: {streams}
@@ -33,12 +37,13 @@ streams: {streams}
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """arithmetic: one of PRECISIONS. dynamic_quantization_group_size: OpenVINO's property, for the text graph. streams:
-    1, or 2 to cut passes of several rows in two that run at once."""
+    """arithmetic: one of PRECISIONS. dynamic_quantization_group_size: OpenVINO's property, for the text graph. runtime:
+    one of RUNTIMES, of the text graph. streams: 1, or 2 to cut passes of several rows in two that run at once."""
 
     arithmetic: str
     dynamic_quantization_group_size: int = 0
     streams: int = 2
+    runtime: str = OPENVINO
 
     def __post_init__(self) -> None:
         if self.arithmetic not in PRECISIONS:
@@ -46,6 +51,8 @@ class EngineConfig:
         size = self.dynamic_quantization_group_size
         if type(size) is not int or size < 0:
             raise BundleError("dynamic_quantization_group_size is not a whole number of at least 0")
+        if self.runtime not in RUNTIMES:
+            raise BundleError(f"runtime {self.runtime!r} is not one of: {', '.join(RUNTIMES)}")
         if type(self.streams) is not int or self.streams not in (1, 2):
             raise BundleError("streams is 1 or 2")
 

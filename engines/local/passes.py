@@ -22,11 +22,12 @@ from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
 from engines.local.grouping import CHUNK, MOST_OF_ALL, MOST_ROWS, MOST_TOKENS, halves
 from engines.local.head_openvino import HeadRuntime
-from engines.local.runtime import VISION_GRAPH, Runtime, VisionRuntime, refuse_foreign
+from engines.local.runtime import VISION_GRAPH, VisionRuntime, refuse_foreign
 from engines.local.shared import Shared
+from engines.local.text_runtime import TextRuntime, load_text_runtime
 from engines.local.tree import Past, Tree, going_on, pass_inputs
 
-Pair = tuple[Runtime, Runtime]
+Pair = tuple[TextRuntime, TextRuntime]
 MakePair = Callable[[], Pair]
 _LOGGER = logging.getLogger(__name__)
 _RESERVED_PREFIX = 512
@@ -64,7 +65,7 @@ class Passes:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: TextRuntime,
         config: TextConfig,
         *,
         image_token: int,
@@ -100,7 +101,7 @@ class Passes:
         with ThreadPoolExecutor(max_workers=1) as pool:
             head = pool.submit(HeadRuntime.load, folder, precision=precision)
             vision = pool.submit(VisionRuntime.load, folder, precision=precision) if has_tower else None
-            runtime = Runtime.load(folder, precision=precision, group_size=how.dynamic_quantization_group_size)
+            runtime = load_text_runtime(folder, how)
         return cls(
             runtime,
             config,
@@ -154,7 +155,7 @@ class Passes:
         """
         self._reserve(self._runtime, MOST_TOKENS)
 
-    def _reserve(self, runtime: Runtime, tokens: int) -> None:
+    def _reserve(self, runtime: TextRuntime, tokens: int) -> None:
         if _RESERVE_S < self._pace_s * tokens < math.inf:
             return
         layers, heads, _, dim = self.empty.keys.shape
@@ -162,7 +163,7 @@ class Passes:
         past = Shared.one(Context(_RESERVED_PREFIX, zeros, zeros), MOST_ROWS)
         self._ready(runtime, past, [Tree((0,) * (tokens // MOST_ROWS), last=True)] * MOST_ROWS, (0,))()
 
-    def _ready(self, runtime: Runtime, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> Ready:
+    def _ready(self, runtime: TextRuntime, past: Past, trees: Sequence[Tree], candidates: Sequence[int]) -> Ready:
         inputs = pass_inputs(past, trees, candidates=candidates, image_token=self.image_token, padded=True)
 
         def results() -> list[Result]:
@@ -226,6 +227,5 @@ class Passes:
 
 
 def _load_pair(folder: Path, how: EngineConfig) -> Pair:
-    group_size = how.dynamic_quantization_group_size
-    first = Runtime.load(folder, precision=how.arithmetic, group_size=group_size, streams=2)
+    first = load_text_runtime(folder, how, streams=2)
     return first, first.beside()

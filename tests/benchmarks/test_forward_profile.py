@@ -11,6 +11,7 @@ import pytest
 from tiny_checkpoint import tiny_config, write_checkpoint
 
 from benchmarks.forward_profile import ATTENTION, LINEAR, REST, counted_operations, main, parts_of
+from build_scripts.openvino.onnx_graph import save_onnx
 from build_scripts.request_sizes import PREFIX, SUFFIX
 from engines.checkpoint import Checkpoint, TextConfig
 from engines.local.engine_config import EngineConfig
@@ -42,11 +43,15 @@ def test_the_last_layer_is_counted_for_its_keys_and_values_alone() -> None:
     assert PREFIX > SUFFIX
 
 
-def test_the_command_profiles_a_small_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("runtime", "product"), [("openvino", "FullyConnected"), ("onnxruntime", "FusedMatMul")])
+def test_the_command_profiles_a_small_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], runtime: str, product: str
+) -> None:
     folder = write_checkpoint(tmp_path / "bundle", tiny_config())
     checkpoint = Checkpoint.open(folder)
     ov.save_model(build_graph(checkpoint), str(folder / GRAPH), compress_to_fp16=False)
-    EngineConfig("f32").write(folder)
+    save_onnx(folder)
+    EngineConfig("f32", runtime=runtime).write(folder)
     assert main(["--bundle", str(folder), "--batches", "1,2", "--rounds", "2", "--out", str(tmp_path / "p.json")]) == 0
     figures = json.loads((tmp_path / "p.json").read_text())
     assert [each["batch"] for each in figures["profiles"]] == [1, 2]
@@ -54,4 +59,4 @@ def test_the_command_profiles_a_small_model(tmp_path: Path, capsys: pytest.Captu
     grown = [(each["reserved"], each["batch"]) for each in figures["growth"]]
     assert grown == [(False, 1), (False, 2), (True, 1), (True, 2)]
     assert all(0 < part["share"] <= 1 for each in figures["profiles"] for part in each["parts"])
-    assert "FullyConnected" in capsys.readouterr().out
+    assert product in capsys.readouterr().out

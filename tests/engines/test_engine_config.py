@@ -29,13 +29,16 @@ def for_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_bundle(folder / "checkpoint", folder / "bundle", precision="bf16")
 
 
-@pytest.mark.parametrize("config", [EngineConfig("f32"), EngineConfig("bf16", 64, streams=1)])
+@pytest.mark.parametrize(
+    "config", [EngineConfig("f32"), EngineConfig("bf16", 64, streams=1), EngineConfig("f32", runtime="onnxruntime")]
+)
 def test_what_is_written_is_read(tmp_path: Path, config: EngineConfig) -> None:
     config.write(tmp_path)
     assert EngineConfig.read(tmp_path) == config
     assert yaml.safe_load((tmp_path / ENGINE_CONFIG).read_text()) == {
         "arithmetic": config.arithmetic,
         "dynamic_quantization_group_size": config.dynamic_quantization_group_size,
+        "runtime": config.runtime,
         "streams": config.streams,
     }
 
@@ -51,6 +54,7 @@ def test_what_is_written_is_read(tmp_path: Path, config: EngineConfig) -> None:
         (b"arithmetic: f32\ndynamic_quantization_group_size:", "not a whole number"),
         (b"arithmetic: f32\nstreams: 0", "streams is 1 or 2"),
         (b"arithmetic: f32\nstreams: true", "streams is 1 or 2"),
+        (b"arithmetic: f32\nruntime: torch", "'torch' is not one of: openvino, onnxruntime"),
         (b"arithmetic: f32\nlanes: 2", "compile it again"),
         (b"dynamic_quantization_group_size: 64", "compile it again"),
         (b"", "compile it again"),
