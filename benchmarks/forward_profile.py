@@ -28,7 +28,7 @@ from benchmarks.report import markdown, write_json
 from build_scripts.openvino.pass_times import Form, halves_at_once, short_requests
 from build_scripts.request_sizes import PREFIX, SUFFIX
 from engines.checkpoint import Checkpoint, TextConfig
-from engines.local.engine_config import ONNXRUNTIME, EngineConfig
+from engines.local.engine_config import ONNX_RUNTIME, EngineConfig
 from engines.local.onnx_runtime import OnnxRuntime
 from engines.local.passes import Passes
 from engines.local.runtime import COUNTERS, Runtime, can_cut, cpu_name
@@ -134,7 +134,7 @@ def profile(folder: Path, how: EngineConfig, batches: Sequence[int], rounds: int
 
 
 def _counted(folder: Path, how: EngineConfig, counters: Path) -> Runtime | OnnxRuntime:
-    if how.runtime == ONNXRUNTIME:
+    if how.runtime == ONNX_RUNTIME:
         return OnnxRuntime.load(folder, counted=counters)
     group_size = how.dynamic_quantization_group_size
     return Runtime.load(folder, precision=how.arithmetic, group_size=group_size, other=COUNTERS)

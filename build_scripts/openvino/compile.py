@@ -4,9 +4,9 @@
     python -m build_scripts.compile --quantized build/quantized/int8-dynamic --out build/int8-dynamic
 
 The graphs (text, vision tower where there is one, head) are built from the checkpoint with OpenVINO's own ops
-(no torch); a quantized text graph is taken as `quantize` made it. The arithmetic of what is not int8 is picked by a
-short measurement on this machine: bfloat16 where the CPU multiplies it faster, float32 elsewhere. The bundle is for
-this kind of machine: a CPU without that arithmetic refuses it.
+(no torch); a quantized text graph is taken as `quantize` made it, and written down for ONNX Runtime where its form is
+for that. The arithmetic of what is not int8 is picked by a short measurement on this machine: bfloat16 where the CPU
+multiplies it faster, float32 elsewhere. The bundle is for this kind of machine: a CPU without that arithmetic refuses it.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ from engines.local import (
     vision_openvino,
 )
 from engines.local.engine import SERVED_CHOICES, SERVED_SEGMENTS
-from engines.local.engine_config import ONNXRUNTIME, PRECISIONS, EngineConfig
-from engines.local.engine_config import OPENVINO as BY_OPENVINO
+from engines.local.engine_config import ONNX_RUNTIME, OPENVINO_RUNTIME, PRECISIONS, EngineConfig
 from engines.local.grouping import MOST_ROWS
 from engines.local.runtime import GRAPH, VISION_GRAPH, can_cut, cpu_name, native_precisions, save_compiled
 from engines.manifest import is_current, read_manifest, verify_files, write_manifest
@@ -140,14 +139,14 @@ def compile_bundle(
         chosen = precision or min(measured, key=lambda name: measured[name])
         if measured:
             print("  " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in measured.items()) + f": {chosen}")
-        how = EngineConfig(chosen, group_size, runtime=form.runtime if form else BY_OPENVINO)
-        if how.runtime == ONNXRUNTIME:
+        how = EngineConfig(chosen, group_size, runtime=form.runtime if form else OPENVINO_RUNTIME)
+        if how.runtime == ONNX_RUNTIME:
             save_onnx(folder)
         wanted = streams if can_cut(chosen) else 1
         gain = None if wanted else measure_halves(folder, how)
         how = replace(how, streams=wanted or (2 if gain is not None and gain >= LEAST_GAIN else 1))
         how.write(folder)
-        if how.runtime != ONNXRUNTIME:
+        if how.runtime == OPENVINO_RUNTIME:
             for each in range(1, how.streams + 1):
                 save_compiled(folder / GRAPH, precision=chosen, group_size=group_size, streams=each)
         steps.next("hashing")

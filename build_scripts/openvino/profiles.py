@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from engines.local.engine_config import ONNXRUNTIME, OPENVINO, PER_TOKEN
+from engines.local.engine_config import ONNX_RUNTIME, OPENVINO_RUNTIME, PER_TOKEN
 
 KIND = "quantized"
 """Of the manifest of a folder with such a graph."""
@@ -48,7 +48,7 @@ class Profile:
     dynamic_group: int = DYNAMIC_GROUP
     rotate: bool = False
     arithmetic: str | None = None
-    runtime: str = OPENVINO
+    runtime: str = OPENVINO_RUNTIME
 
     def is_int8(self, layer: str) -> bool:
         """Whether the linear layer of this name ("layers.0.mlp.down_proj") gets int8 weights."""
@@ -106,7 +106,7 @@ _ALL = (
         dynamic_group=PER_TOKEN,
         rotate=True,
         arithmetic="f32",
-        runtime=ONNXRUNTIME,
+        runtime=ONNX_RUNTIME,
     ),
     Profile(
         "int8-dynamic-gptq",

@@ -11,7 +11,8 @@ from tritonguard.errors import BundleError
 
 ENGINE_CONFIG = "engine.yaml"
 PRECISIONS = ("f32", "bf16")
-OPENVINO, ONNXRUNTIME = RUNTIMES = ("openvino", "onnxruntime")
+RUNTIMES = OPENVINO_RUNTIME, ONNX_RUNTIME = ("openvino", "onnxruntime")
+"""By the names of their packages."""
 PER_TOKEN = 2**64 - 1
 """As a group size: one scale for all of a token's values. OpenVINO's fused MLP asks for it by this number."""
 STREAMS_VARIABLE = "TRITONGUARD_STREAMS"
@@ -43,7 +44,7 @@ class EngineConfig:
     arithmetic: str
     dynamic_quantization_group_size: int = 0
     streams: int = 2
-    runtime: str = OPENVINO
+    runtime: str = OPENVINO_RUNTIME
 
     def __post_init__(self) -> None:
         if self.arithmetic not in PRECISIONS:

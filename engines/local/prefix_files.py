@@ -17,14 +17,15 @@ import stat
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 
 from engines.bundle import Bundle
 from engines.checkpoint import FloatArray
 from engines.local.context import Context
+from engines.local.engine_config import RUNTIMES
 from engines.local.runtime import cpu_name
 
 _SUFFIX, _PARTIAL = ".prefix", ".partial"
@@ -45,8 +46,9 @@ class PrefixFiles:
 
     @classmethod
     def beside(cls, bundle: Bundle, most_bytes: int) -> PrefixFiles:
-        """For this bundle on this CPU and OpenVINO, whose sums another one may round in another way."""
-        made_by = [bundle.revision, bundle.model_revision, ov.__version__, cpu_name()]
+        """For this bundle on this CPU and these runtimes, whose sums another one may round in another way."""
+        runtimes = [version(name) for name in RUNTIMES]
+        made_by = [bundle.revision, bundle.model_revision, *runtimes, cpu_name()]
         revision = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
         folder = bundle.folder.resolve()
         return cls(folder.parent / f".{folder.name}-prefixes", revision, most_bytes)

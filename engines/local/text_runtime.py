@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from engines.checkpoint import FloatArray
-from engines.local.engine_config import ONNXRUNTIME, EngineConfig
+from engines.local.engine_config import ONNX_RUNTIME, EngineConfig
 from engines.local.runtime import Runtime
 
 
@@ -25,7 +25,7 @@ class TextRuntime(Protocol):
 def load_text_runtime(folder: Path, how: EngineConfig, *, streams: int = 1) -> TextRuntime:
     """streams: how many are to run at the same time, each on its share of the cores. Raises BundleError for a graph
     that can't be read or compiled."""
-    if how.runtime == ONNXRUNTIME:
+    if how.runtime == ONNX_RUNTIME:
         # Only there: a bundle for OpenVINO does without the package.
         from engines.local.onnx_runtime import OnnxRuntime
 

@@ -25,7 +25,7 @@ from build_scripts.openvino.quantize import quantize
 from engines.bundle import Bundle, open_engine
 from engines.checkpoint import Checkpoint
 from engines.local.context import Context
-from engines.local.engine_config import ONNXRUNTIME, PER_TOKEN, EngineConfig
+from engines.local.engine_config import ONNX_RUNTIME, PER_TOKEN, EngineConfig
 from engines.local.graph_nodes import model
 from engines.local.onnx_runtime import ONNX_GRAPH, OnnxRuntime
 from engines.local.runtime import GRAPH, Runtime
@@ -132,7 +132,7 @@ def test_a_bundle_of_the_form_says_its_runtime_and_answers(
     form = quantize(source, tmp_path / "form", ROTATED)
     bundle = compile_bundle(source, tmp_path / "b", quantized=form, streams=2)
     assert EngineConfig.read(bundle) == EngineConfig(
-        "f32", PER_TOKEN, min(2, len(os.sched_getaffinity(0))), ONNXRUNTIME
+        "f32", PER_TOKEN, min(2, len(os.sched_getaffinity(0))), ONNX_RUNTIME
     )
     assert read_manifest(bundle)["precision"] == "int8-rotated"
     assert ONNX_GRAPH in read_manifest(bundle)["files"]
