@@ -6,7 +6,8 @@
 The graphs (text, vision tower where there is one, head) are built from the checkpoint with OpenVINO's own ops
 (no torch); a quantized text graph is taken as `quantize` made it, and written down for ONNX Runtime where its form is
 for that. The arithmetic of what is not int8 is picked by a short measurement on this machine: bfloat16 where the CPU
-multiplies it faster, float32 elsewhere. The bundle is for this kind of machine: a CPU without that arithmetic refuses it.
+multiplies it faster, float32 elsewhere. The bundle is for this kind of machine: a CPU without that arithmetic refuses
+it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ of its own: they stay where OpenVINO's file has them.
 from __future__ import annotations
 
 import hashlib
-import xml.etree.ElementTree as ElementTree
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ _IR_VERSION = 9
 _MICROSOFT = "com.microsoft"
 _MOST_INLINE = 4096
 """Bytes of a constant that is written into the graph itself."""
+_CONSTANT = re.compile(r'<layer id="\d+" name="([^"]*)" type="Const"[^>]*>\s*<data [^>]*offset="(\d+)" size="(\d+)"')
+"""(name, offset, bytes) as OpenVINO writes them."""
 _TYPES = {
     "f32": TensorProto.FLOAT,
     "bf16": TensorProto.BFLOAT16,
@@ -60,8 +62,8 @@ def save_onnx(folder: Path) -> None:
     is not known here."""
     try:
         graph = core().read_model(str(folder / GRAPH))
-        places = _places(folder / GRAPH)
-    except (RuntimeError, OSError, ElementTree.ParseError) as error:
+        places = _places(folder / GRAPH, graph)
+    except (RuntimeError, OSError, ValueError) as error:
         raise BundleError(f"{folder.name}/{GRAPH} can't be read") from error
     (folder / ONNX_GRAPH).write_bytes(to_onnx(graph, places).SerializeToString())
 
@@ -75,15 +77,21 @@ class Place:
     length: int
 
 
-def _places(xml: Path) -> dict[str, Place]:
-    """Of the constants of a saved graph, by their names."""
-    data = (
-        (layer.get("name", ""), layer.find("data"))
-        for layer in ElementTree.parse(xml).iter("layer")  # written by `quantize`, covered by its hash
-        if layer.get("type") == "Const"
-    )
-    file = xml.with_suffix(".bin").name
-    return {name: Place(file, int(at.get("offset", 0)), int(at.get("size", 0))) for name, at in data if at is not None}
+def _places(xml: Path, graph: ov.Model) -> dict[str, Place]:
+    """Of the large constants of a saved graph, by their names. Raises BundleError where the file holds something else
+    at one's place."""
+    file = xml.with_suffix(".bin")
+    stored = np.memmap(file, np.uint8, mode="r")
+    said = {name: Place(file.name, int(at), int(size)) for name, at, size in _CONSTANT.findall(xml.read_text("utf-8"))}
+    found = {}
+    for node in graph.get_ops():
+        if node.get_type_name() == "Constant" and node.data.nbytes > _MOST_INLINE:
+            place = said.get(node.get_friendly_name(), Place(file.name, 0, 0))
+            values = np.ascontiguousarray(node.data).reshape(-1).view(np.uint8)
+            if not np.array_equal(stored[place.offset : place.offset + place.length], values):
+                raise BundleError(f"{file.name} does not hold {node.get_friendly_name()} where {xml.name} says")
+            found[node.get_friendly_name()] = place
+    return found
 
 
 def to_onnx(graph: ov.Model, places: Mapping[str, Place]) -> onnx.ModelProto:
@@ -233,7 +241,7 @@ class _Writer:
         if node.get_type_name() != "Constant":
             return self._names[node.get_friendly_name(), output.get_index()]
         place = self._places.get(node.get_friendly_name())
-        if place is None or place.length <= _MOST_INLINE:
+        if place is None:
             data = np.ascontiguousarray(node.data)
             return self._written_in(_TYPES[node.get_element_type().get_type_name()], node.get_shape(), data)
         name = str(node.get_friendly_name())
