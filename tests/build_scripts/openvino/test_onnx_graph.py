@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tiny_checkpoint import tiny_config, write_checkpoint
 from tiny_engine import PAIR, job
 from tritonguard.errors import BundleError
 
+from build_scripts.openvino import onnx_graph
 from build_scripts.openvino.compile import compile_bundle
 from build_scripts.openvino.onnx_graph import save_onnx, to_onnx
 from build_scripts.openvino.pair_sums import exact_int8_matrix
@@ -115,6 +117,15 @@ def test_weights_stay_in_the_file_that_openvino_reads(source: Path, tmp_path: Pa
     assert {each.external_data[0].value for each in elsewhere} == {Path(GRAPH).with_suffix(".bin").name}
     # What is large: the embedding, three matrices of each MLP, and the identity that ends the residual stream.
     assert len(elsewhere) == 1 + 2 * 3 + 1
+
+
+def test_weights_that_are_not_found_in_the_file_are_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = quantize(source, tmp_path / "f32", PROFILES["f32"])
+    monkeypatch.setattr(onnx_graph, "_CONSTANT", re.compile(r'name="([^"]*)" no (\d+) such (\d+) line'))
+    with pytest.raises(BundleError, match=r"graph\.bin does not hold embed_tokens where graph\.xml says"):
+        save_onnx(folder)
 
 
 def test_operations_that_are_not_known_are_refused(tmp_path: Path) -> None:
