@@ -22,18 +22,16 @@ F32 = EngineConfig("f32")
 
 
 class Clocked:
-    """Stands for `Runtime`: every pass of a form takes the next of its seconds."""
+    """Stands for a `TextRuntime`: every pass of a form takes the next of its seconds."""
 
     now = 0.0
     seconds: dict[str, Iterator[float]]
     passes: list[tuple[str, int, int, int]]
-    loaded: list[tuple[str, str, int]]
+    loaded: list[tuple[str, EngineConfig]]
 
-    def __init__(self, folder: Path, *, precision: str, group_size: int) -> None:
+    def __init__(self, folder: Path, how: EngineConfig) -> None:
         self.name = folder.name
-        self.loaded.append((folder.name, precision, group_size))
-
-    load = classmethod(lambda cls, folder, **how: cls(folder, **how))
+        self.loaded.append((folder.name, how))
 
     def run(self, **inputs: Any) -> None:
         Clocked.now += next(self.seconds[self.name])
@@ -44,7 +42,7 @@ class Clocked:
 @pytest.fixture
 def clocked(monkeypatch: pytest.MonkeyPatch) -> type[Clocked]:
     Clocked.now, Clocked.seconds, Clocked.passes, Clocked.loaded = 0.0, {}, [], []
-    monkeypatch.setattr(script, "Runtime", Clocked)
+    monkeypatch.setattr(script, "load_text_runtime", Clocked)
     monkeypatch.setattr(script, "time", SimpleNamespace(perf_counter=lambda: Clocked.now))
     return Clocked
 
@@ -57,7 +55,7 @@ def test_forms_go_in_turn_and_the_median_counts_without_the_first_round(tmp_path
     forms = {"a": Form(tmp_path / "a", F32), "b": Form(tmp_path / "b", EngineConfig("bf16", 64))}
     found = pass_times(forms, batches=(1, 2))
     assert found == {"a": {1: 2000.0, 2: 5000.0}, "b": {1: 7000.0, 2: 250.0}}
-    assert clocked.loaded == [("a", "f32", 0), ("b", "bf16", 64)]
+    assert clocked.loaded == [("a", F32), ("b", EngineConfig("bf16", 64))]
     padded = -(-SUFFIX // 8) * 8
     turn = [(name, batch, padded, PREFIX) for name in ("a", "b") for batch in (1, 2)]
     assert clocked.passes == 4 * turn
@@ -96,6 +94,6 @@ def test_what_halves_gain_is_taken_within_a_round(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(script, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(script, "_seconds", lambda runtime, inputs: next(whole) if runtime == "whole" else 0.0)
     half = SimpleNamespace(beside=lambda: "half")
-    monkeypatch.setattr(script.Runtime, "load", lambda folder, *, streams=1, **how: half if streams == 2 else "whole")
+    monkeypatch.setattr(script, "load_text_runtime", lambda folder, how, *, streams: half if streams == 2 else "whole")
     [found] = halves_at_once(Form(tmp_path / "form", F32), batches=(8,), rounds=3)
     assert (found.one_pass, found.two_halves, found.gain) == (8 / 3, 8 / 5, 1.2)
