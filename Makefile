@@ -157,7 +157,7 @@ clean: ## remove environments and everything built
 LOCKED := $(PIP) --no-cache-dir --require-hashes -r
 $(VENV)/.serving: pyproject.toml client/pyproject.toml locks/serving.txt locks/triton.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed; name one with make PYTHON=..."; exit 1; }
-	@echo "setting up $(VENV) (about 600 MB)"
+	@echo "setting up $(VENV) (about 750 MB)"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) $(LOCKED) locks/serving.txt
 	$(PY) $(LOCKED) locks/triton.txt --no-deps
