@@ -73,8 +73,8 @@ class OnnxRuntime:
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
                 about = event["args"]
-                shapes = [shape for each in about["input_type_shape"] for shape in each.values()]
-                rotates = about["op_name"] == "MatMul" and len(shapes[-1]) == 2
+                # Constants are not among the inputs whose shapes it tells.
+                rotates = about["op_name"] == "MatMul" and len(about["input_type_shape"]) == 1
                 kinds[about["node_index"]] = "Rotation" if rotates else about["op_name"]
                 spent[about["node_index"]] += event["dur"] / 1e3 / passes
         return [(kinds[node], "onnxruntime", ms) for node, ms in spent.items()]
