@@ -15,6 +15,7 @@ from tritonguard.errors import BundleError
 
 from engines.checkpoint import FloatArray
 from engines.local.forward_openvino import INPUTS, OUTPUTS
+from engines.local.runtime import whole
 
 ONNX_GRAPH = "graph.onnx"
 """Its weights are in the file of OpenVINO's graph."""
@@ -56,10 +57,7 @@ class OnnxRuntime:
 
     def run(self, **inputs: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """See `runtime.Runtime.run`."""
-        if not inputs.keys() & {"slots", "features"}:
-            inputs |= {"slots": np.full(inputs["ids"].shape, -1, np.int32), "features": self._no_features}
-        assert inputs.keys() == set(INPUTS), sorted(inputs)
-        held = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+        held = {name: np.ascontiguousarray(each) for name, each in whole(inputs, self._no_features).items()}
         logits, keys, values, hidden = self._session.run(list(OUTPUTS), held)
         return logits, keys, values, hidden
 

@@ -211,14 +211,20 @@ class Runtime:
         Returns logits float32 [B, N, C], keys and values float32 [layers, kv heads, K, head dim] of the tokens that are
         kept, hidden float32 [B, N, hidden]. The next call overwrites them.
         """
-        if not inputs.keys() & {"slots", "features"}:
-            inputs |= {"slots": np.full(inputs["ids"].shape, -1, np.int32), "features": self._no_features}
-        assert inputs.keys() == set(INPUTS), sorted(inputs)
         # Held until the next pass: the request reads them where they are.
-        self._held = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+        self._held = {name: np.ascontiguousarray(value) for name, value in whole(inputs, self._no_features).items()}
         self._request.infer({name: _in_place(value) for name, value in self._held.items()})
         logits, keys, values, hidden = (self._request.get_tensor(name).data for name in OUTPUTS)
         return logits, keys, values, hidden
+
+
+def whole(inputs: Mapping[str, npt.NDArray[Any]], no_features: FloatArray) -> dict[str, npt.NDArray[Any]]:
+    """All of INPUTS, where those of images may be left out."""
+    found = dict(inputs)
+    if not found.keys() & {"slots", "features"}:
+        found |= {"slots": np.full(found["ids"].shape, -1, np.int32), "features": no_features}
+    assert found.keys() == set(INPUTS), sorted(found)
+    return found
 
 
 def _in_place(array: npt.NDArray[Any]) -> ov.Tensor:
