@@ -27,13 +27,15 @@ Done = Callable[[Results], None]
 
 @dataclass(eq=False)
 class _Entry:
-    """The jobs of one request. slow: some of them write free text, a token a pass. work: tokens that only this request
-    has. ahead: the work before it and its own when it came; since_ns: see `Scheduler._since_ns`, then."""
+    """The jobs of one request. usual: see `Scheduler.submit`. slow: some of them write free text, a token a pass. work:
+    tokens that only this request has. ahead: the work before it and its own when it came; since_ns: see
+    `Scheduler._since_ns`, then."""
 
     jobs: Sequence[Job]
     done: Done
     priority: int
     number: int
+    usual: bool = True
     ahead: int = 0
     since_ns: int = 0
     deadline_ns: int = field(init=False)
@@ -104,14 +106,14 @@ class Scheduler:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, jobs: Sequence[Job], done: Done, *, priority: int = 0) -> None:
-        """Queue one request. `done` is called once, from any thread: with a result for each job as `Engine.run` gives
-        it, or with one GuardError for all: Overloaded (the queue is full, or was too long for this deadline),
-        DeadlineExceeded (on time, even while the engine is busy with it), Unavailable (closed), InternalError (the
-        engine failed; the cause is chained).
+    def submit(self, jobs: Sequence[Job], done: Done, *, priority: int = 0, usual: bool = True) -> None:
+        """Queue one request. usual: what it takes says how long others will. `done` is called once, from any thread:
+        with a result for each job as `Engine.run` gives it, or with one GuardError for all: Overloaded (the queue is
+        full, or was too long for this deadline), DeadlineExceeded (on time, even while the engine is busy with it),
+        Unavailable (closed), InternalError (the engine failed; the cause is chained).
         """
         with self._lock:
-            entry = _Entry([replace(job, priority=priority) for job in jobs], done, priority, self._arrived)
+            entry = _Entry([replace(job, priority=priority) for job in jobs], done, priority, self._arrived, usual)
             self._arrived += 1
             refused, error = self._admit(entry)
             self._note_change()
@@ -211,9 +213,9 @@ class Scheduler:
     def _end(self, call: _Call) -> None:
         now_ns, entry = time.monotonic_ns(), call.entry
         self._running.remove(call)
-        if entry.slow:
+        if entry.slow and entry.usual:
             self._thinking_ns.note(now_ns - call.began_ns)
-        else:
+        elif entry.usual:
             self._forecast.took(now_ns - entry.since_ns, entry.ahead)
             self._since_ns = now_ns
             self._usual_work.note(entry.work)

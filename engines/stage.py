@@ -26,7 +26,7 @@ from engines.answers import Answers
 from engines.bundle import Bundle
 from engines.program import Encode, Program, program_for
 from engines.protocol import Answer, Job
-from engines.scheduler import Scheduler
+from engines.scheduler import Results, Scheduler
 
 Tensors = Mapping[str, wire.Array]
 Decode = Callable[[Sequence[int]], str]
@@ -80,11 +80,11 @@ class DecodeStage:
 
         self._program = program
 
-    def submit(self, tensors: Tensors, done: Done) -> None:
-        """Decode one request. `done` is called once, from any thread: with the DECODED tensors, or with the typed
-        reason why there are none (`Scheduler.submit`; InternalError where the stage before broke the contract). What
-        is in the cache is answered at once, however long the queue is; of two equal requests that come before there is
-        an answer, both are run.
+    def submit(self, tensors: Tensors, done: Done, *, usual: bool = True) -> None:
+        """Decode one request. usual: see `Scheduler.submit`. `done` is called once, from any thread: with the DECODED
+        tensors, or with the typed reason why there are none (`Scheduler.submit`; InternalError where the stage before
+        broke the contract). What is in the cache is answered at once, however long the queue is; of two equal requests
+        that come before there is an answer, both are run.
         """
         try:
             asked = json.loads(wire.require_text(tensors, "ANSWER"))
@@ -100,17 +100,22 @@ class DecodeStage:
             return done(self._decoded(known, cached=True))
         if not jobs:
             return done(self._result([], asked, None))
-        self._scheduler.submit(jobs, lambda answers: done(self._result(answers, asked, place)), priority=priority)
 
-    def run(self, tensors: Tensors) -> Result:
+        def tell(answers: Results) -> None:
+            done(self._result(answers, asked, place))
+
+        self._scheduler.submit(jobs, tell, priority=priority, usual=usual)
+
+    def run(self, tensors: Tensors, *, usual: bool = True) -> Result:
         """Like `submit`, waiting for the result."""
         result: Future[Result] = Future()
-        self.submit(tensors, result.set_result)
+        self.submit(tensors, result.set_result, usual=usual)
         return result.result()
 
     def warm_up(self, tensors: Tensors) -> None:
-        """Like `run`, before the first caller: first calls allocate, compile and fill caches. Raises GuardError."""
-        result = self.run(tensors)
+        """Like `run`, before the first caller: first calls allocate, compile and fill caches, so that what they take
+        says nothing about those that come. Raises GuardError."""
+        result = self.run(tensors, usual=False)
         if isinstance(result, GuardError):
             raise result
 

@@ -167,23 +167,19 @@ class _Writer:
             return self._put(_ALIKE[kind], [x, *map(self._name, sources[1:])])
         if kind == "Gelu":
             return self._put("FastGelu", [x], domain=_MICROSOFT)
-        if kind == "Softmax":
-            return self._put("Softmax", [x], axis=attributes["axis"])
-        if kind == "Concat":
-            return self._put("Concat", [x, *map(self._name, sources[1:])], axis=attributes["axis"])
+        if kind in ("Concat", "Softmax"):
+            return self._put(kind, [x, *map(self._name, sources[1:])], axis=attributes["axis"])
         if kind == "Gather":
-            return self._put("Gather", [x, self._name(sources[1])], axis=int(_known(sources[2])))
+            return self._rows(*sources[:2], axis=int(_known(sources[2])))
         if kind == "Convert":
             return self._put("Cast", [x], to=_TYPES[attributes["destination_type"]])
         if kind == "ShapeOf":
             return self._put("Cast", self._put("Shape", [x]), to=TensorProto.INT32)
-        if kind in ("Squeeze", "Unsqueeze"):
-            return self._put(kind, [x, self._int64(sources[1])])
+        if kind in ("Broadcast", "Squeeze", "Unsqueeze"):
+            return self._put("Expand" if kind == "Broadcast" else kind, [x, self._int64(sources[1])])
         if kind == "Reshape":
             # 0: as long as before, or with nothing in it.
             return self._put(kind, [x, self._int64(sources[1])], allowzero=int(not attributes["special_zero"]))
-        if kind == "Broadcast":
-            return self._put("Expand", [x, self._int64(sources[1])])
         if kind == "ReduceMean":
             return self._put("ReduceMean", [x, self._int64(sources[1])], keepdims=int(attributes["keep_dims"]))
         if kind == "Transpose":
@@ -196,6 +192,13 @@ class _Writer:
             sizes = self._inline(np.array(lengths, np.int64))
             return self._put("Split", [x, sizes], outputs=len(lengths), axis=int(_known(sources[1])))
         raise BundleError(f"ONNX Runtime's graph has no {kind} yet")
+
+    def _rows(self, table: Node, places: Node, *, axis: int) -> Sequence[str]:
+        if (stored := _source(table, "Convert", 0)) is None or stored.get_node().get_type_name() != "Constant":
+            return self._put("Gather", [self._name(table), self._name(places)], axis=axis)
+        # Converted behind: of a constant the runtime would do so once, and keep the whole vocabulary as floats.
+        rows = self._put("Gather", [self._name(stored), self._name(places)], axis=axis)
+        return self._put("Cast", rows, to=_TYPES[table.get_element_type().get_type_name()])
 
     def _product(self, x: Node, matrix: Node, *, transposed: bool) -> Sequence[str]:
         if (int8 := _int8(matrix)) is not None:

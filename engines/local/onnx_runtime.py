@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tritonguard.errors import BundleError
 
 from engines.checkpoint import FloatArray
 from engines.local.forward_openvino import INPUTS, OUTPUTS
-from engines.local.runtime import whole
+from engines.local.runtime import cores, whole
 
 ONNX_GRAPH = "graph.onnx"
 """Its weights are in the file of OpenVINO's graph."""
@@ -32,6 +31,8 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _ERRORS_ALONE
+        # Its plan of that takes most of a session's start, while no other Python runs, and makes no pass faster.
+        options.enable_mem_reuse = False
         if counted is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(counted / "passes")
         # Threads that wait by spinning take the cores from everything else that serves.
@@ -48,7 +49,7 @@ class OnnxRuntime:
     @classmethod
     def load(cls, folder: Path, *, streams: int = 1, counted: Path | None = None) -> OnnxRuntime:
         """streams: 2: on half of the cores, for one `beside` it. Raises BundleError."""
-        threads = max(1, len(os.sched_getaffinity(0)) // streams)
+        threads = max(1, cores() // streams)
         return cls(folder / ONNX_GRAPH, threads=threads, counted=counted)
 
     def beside(self) -> OnnxRuntime:

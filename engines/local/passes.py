@@ -22,7 +22,7 @@ from engines.local.context import Context
 from engines.local.engine_config import EngineConfig
 from engines.local.grouping import CHUNK, MOST_OF_ALL, MOST_ROWS, MOST_TOKENS, halves
 from engines.local.head_openvino import HeadRuntime
-from engines.local.runtime import VISION_GRAPH, VisionRuntime, refuse_foreign
+from engines.local.runtime import VISION_GRAPH, VisionRuntime, cores, refuse_foreign
 from engines.local.shared import Shared
 from engines.local.text_runtime import TextRuntime, load_text_runtime
 from engines.local.tree import Past, Tree, going_on, pass_inputs
@@ -108,7 +108,7 @@ class Passes:
             image_token=Checkpoint.read_image_token(folder),
             head=head.result(),
             vision=vision.result() if vision else None,
-            pair=partial(_load_pair, folder, how) if how.streams == 2 and len(os.sched_getaffinity(0)) > 1 else None,
+            pair=partial(_load_pair, folder, how) if how.streams == 2 and cores() > 1 else None,
         )
 
     def run(self, past: Past | Context, trees: Sequence[Tree], candidates: Sequence[int]) -> list[Result]:

@@ -52,7 +52,7 @@ def native_precisions() -> tuple[str, ...]:
     """Those of PRECISIONS that this CPU computes in itself; a hint for another one falls back to f32."""
     has = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(
-        name for name in PRECISIONS if name == "f32" or (name.upper() in has and runs_with(name, threads=_cores()))
+        name for name in PRECISIONS if name == "f32" or (name.upper() in has and runs_with(name, threads=cores()))
     )
 
 
@@ -64,7 +64,7 @@ def runs_with(precision: str, *, threads: int) -> bool:
 
 def can_cut(precision: str) -> bool:
     """Whether half of the threads may compute a graph, so that two passes can run at once."""
-    return runs_with(precision, threads=_cores() // 2)
+    return runs_with(precision, threads=cores() // 2)
 
 
 def multiplies_int8() -> bool:
@@ -85,7 +85,8 @@ def _cpu_flags() -> frozenset[str]:
         return frozenset()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """That this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -157,13 +158,13 @@ def _compiled(model: ov.Model | Path, settings: Mapping[str, Any]) -> Any:
 def _settings(precision: str, group_size: int, streams: int = 1) -> dict[str, Any]:
     if precision not in PRECISIONS:
         raise BundleError(f"precision {precision!r} is not one of: {', '.join(PRECISIONS)}")
-    if not runs_with(precision, threads=_cores() // streams):
+    if not runs_with(precision, threads=cores() // streams):
         raise BundleError(f"OpenVINO can't compute {precision} with one thread on this CPU (AMX)")
     return {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": _cores(),
+        "INFERENCE_NUM_THREADS": cores(),
         "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
         # Always said: the plugin's own default would quantize the inputs of every layer with int8 weights.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group_size),  # PER_TOKEN is too large for an int

@@ -109,7 +109,7 @@ def test_one_thread_is_not_given_what_openvino_dies_of(
 ) -> None:
     monkeypatch.setattr(runtime, "_cpu_flags", lambda: frozenset(flags.split()))
     assert runtime.runs_with(precision, threads=threads) is runs
-    monkeypatch.setattr(runtime, "_cores", lambda: threads)
+    monkeypatch.setattr(runtime, "cores", lambda: threads)
     assert precision == "f32" or runs or precision not in native_precisions()
     if not runs:
         with pytest.raises(BundleError, match="with one thread on this CPU"):

@@ -206,6 +206,21 @@ def test_a_request_whose_turn_comes_after_its_deadline_is_refused_at_once() -> N
         assert isinstance(ask(scheduler, job(3, seconds=5.0)).one, Answer)
 
 
+def test_the_time_of_an_unusual_request_says_nothing_about_others() -> None:
+    with scheduling() as (scheduler, engine):
+        unusual = Answered()
+        scheduler.submit([job(0)], unusual, usual=False)
+        assert engine.began.acquire(timeout=WAIT_S)
+        time.sleep(0.3)
+        engine.go.release()
+        assert isinstance(unusual.one, Answer)
+        ask(scheduler, job(1))
+        assert engine.began.acquire(timeout=WAIT_S)
+        second = ask(scheduler, job(2, seconds=0.2))
+        engine.go.release(2)
+        assert isinstance(second.one, Answer)
+
+
 def test_of_what_waits_nothing_is_begun_that_cannot_be_done_in_time_unless_it_is_alone() -> None:
     with scheduling() as (scheduler, engine):
         teach(scheduler, engine, 0.3)

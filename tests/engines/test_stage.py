@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from engine_stand_in import StandIn
@@ -15,7 +17,7 @@ from tritonguard.errors import DeadlineExceeded, GuardError, InternalError, Unav
 from engines.bundle import Bundle
 from engines.protocol import Answer, Engine, Job
 from engines.scheduler import Scheduler
-from engines.stage import DecodeStage
+from engines.stage import DecodeStage, Result
 
 
 class Counting(StandIn):
@@ -25,10 +27,10 @@ class Counting(StandIn):
         return [Answer(np.array([[-float(len(jobs)), 0.0]], np.float32), (len(job.ids),), 0) for job in jobs]
 
 
-def stage(engine: Engine | None = None) -> DecodeStage:
+def stage(engine: Engine | None = None, **how: Any) -> DecodeStage:
     manifest = {"target": "openvino", "precision": "f32", "revision": "r", "inputs": {"checkpoint_revision": "m"}}
     return DecodeStage(
-        Bundle(Path(), manifest), Scheduler(engine or Counting()), encode=lambda text: [1], decode=str, end=106
+        Bundle(Path(), manifest), Scheduler(engine or Counting(), **how), encode=lambda text: [1], decode=str, end=106
     )
 
 
@@ -73,6 +75,22 @@ def test_an_answer_that_cannot_be_told_is_an_internal_error_with_its_cause() -> 
     error = stage(Empty()).run(row(GOOD))
     assert isinstance(error, InternalError)
     assert error.__cause__ is not None
+
+
+def test_what_the_warm_up_takes_is_not_forecast_for_the_first_callers() -> None:
+    class Slow(Counting):
+        def run(self, jobs: Sequence[Job]) -> list[Answer | GuardError]:
+            time.sleep(0.3)
+            return super().run(jobs)
+
+    shown: list[int] = []
+    decode = stage(Slow(), show=shown.append)
+    decode.warm_up(row(GOOD))
+    asked: Future[Result] = Future()
+    decode.submit(row(GOOD), asked.set_result)
+    # One more would be tried: nobody knows yet that it would take 0.3 seconds for each request before it.
+    assert shown[-1] <= time.monotonic_ns()
+    assert isinstance(asked.result(), dict)
 
 
 def test_a_closed_stage_refuses() -> None:

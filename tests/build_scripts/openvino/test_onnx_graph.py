@@ -117,6 +117,8 @@ def test_weights_stay_in_the_file_that_openvino_reads(source: Path, tmp_path: Pa
     assert {each.external_data[0].value for each in elsewhere} == {Path(GRAPH).with_suffix(".bin").name}
     # What is large: the embedding, three matrices of each MLP, and the identity that ends the residual stream.
     assert len(elsewhere) == 1 + 2 * 3 + 1
+    # No operation makes floats of the vocabulary: what reads its file takes rows of it.
+    assert {node.op_type for node in graph.node if "embed_tokens" in node.input} == {"Gather"}
 
 
 def test_weights_that_are_not_found_in_the_file_are_refused(
