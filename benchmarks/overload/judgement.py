@@ -22,6 +22,9 @@ MOST_GROWTH = 0.02
 """Of the servers' memory, from the first minute of the overload to its last."""
 NOISE = 1.1
 """So many times the p99 of before still is it: two windows of the same load differ by chance."""
+DEADLINE_P99S = 1.6
+"""Latencies under overload come near the deadline, and two windows of the same load differ by chance: less than the bar
+of twice the p99."""
 LEAST_REST = 0.5
 """Share of the second calm from which at least a recovery is told: a p99 of few requests says nothing."""
 _OVERLOADED = "overloaded"
@@ -61,6 +64,12 @@ def schedule(run: Sequence[Phase], capacity: float, *, seed: int) -> list[float]
         for phase in run
         for moment in poisson(phase.times * capacity, phase.seconds, seed=f"{seed} {phase.times:g}")
     ]
+
+
+def deadline_for(p99_s: float) -> float:
+    """Of every request, by the p99 of calm, seconds: DEADLINE_P99S times that, and no more than so long that the share of
+    the capacity which a calm load leaves can work off in MOST_RECOVERY_S what waits longer than before."""
+    return min(DEADLINE_P99S * p99_s, NOISE * p99_s + (1 - CALM) * MOST_RECOVERY_S)
 
 
 @dataclass(frozen=True)

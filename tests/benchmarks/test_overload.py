@@ -23,7 +23,7 @@ from tritonguard.verdict import to_tensors
 from benchmarks.chaos.texts import Known
 from benchmarks.overload import __main__ as command
 from benchmarks.overload.calls import Answered
-from benchmarks.overload.judgement import Found, Memory, Phase, Told, found, phases, recovery, schedule
+from benchmarks.overload.judgement import Found, Memory, Phase, Told, deadline_for, found, phases, recovery, schedule
 from benchmarks.overload.report import document, plots, values
 from benchmarks.report import write_json
 from benchmarks.soak_memory import Sample
@@ -128,6 +128,12 @@ def test_recovery_is_from_when_on_nothing_is_refused_or_slow() -> None:
     assert recovery(AFTER, answers(AFTER, 80, 0.105), 100.0) == 0.0  # two windows differ by chance
     assert recovery(AFTER, [], 100.0) == math.inf
     assert recovery(AFTER, answers(AFTER, 80), None) == math.inf
+
+
+def test_a_slow_server_gets_a_deadline_whose_backlog_a_calm_load_lets_it_work_off() -> None:
+    assert deadline_for(1.0) == pytest.approx(1.6)
+    # A fifth of the capacity works off what is above 1.1 times 4 s in 5 s.
+    assert deadline_for(4.0) == pytest.approx(5.4)
 
 
 def test_a_phase_counts_its_own_requests_from_its_own_beginning() -> None:
