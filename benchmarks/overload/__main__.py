@@ -75,7 +75,8 @@ async def drive(
 
 
 async def calm_deadline(caller: Caller, capacity: float, seconds: float, *, seed: int) -> float:
-    """`deadline_for` the p99 of verdicts at the load of the calm phases, seconds. Raises RuntimeError where none came."""
+    """Seconds: `deadline_for` the p99 of verdicts at the load of the calm phases. Raises RuntimeError where none
+    came."""
     moments = poisson(CALM * capacity, seconds, seed=f"{seed} deadline")
     _, answers = await flood(caller, moments, say=say)
     p99_ms = latency([one for came in answers.values() for one in came], "right").p99
@@ -97,9 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--calm-seconds", type=float, default=CALM_S, help="before and after (%(default)s)")
     parser.add_argument("--capacity-seconds", type=float, default=CAPACITY_S, help="(%(default)s)")
     parser.add_argument("--concurrency", type=int, default=CONCURRENCY, help="callers of the capacity (%(default)s)")
-    parser.add_argument(
-        "--deadline", type=float, help="of every request, s (by the p99 at 0.8 times the capacity)"
-    )
+    parser.add_argument("--deadline", type=float, help="of every request, s (by the p99 at 0.8 times the capacity)")
     parser.add_argument("--queue", type=int, default=DEFAULT_QUEUE, help="most waiting requests (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of sending (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for JSON, Markdown and plots")

@@ -67,8 +67,8 @@ def schedule(run: Sequence[Phase], capacity: float, *, seed: int) -> list[float]
 
 
 def deadline_for(p99_s: float) -> float:
-    """Of every request, by the p99 of calm, seconds: DEADLINE_P99S times that, and no more than so long that the share of
-    the capacity which a calm load leaves can work off in MOST_RECOVERY_S what waits longer than before."""
+    """Of every request, by the p99 of calm, in seconds: DEADLINE_P99S times that, but no longer than a calm load can
+    come back from in MOST_RECOVERY_S, with the share of the capacity that it leaves."""
     return min(DEADLINE_P99S * p99_s, NOISE * p99_s + (1 - CALM) * MOST_RECOVERY_S)
 
 
