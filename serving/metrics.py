@@ -58,6 +58,10 @@ class Metrics:
         """Set them a last time, and return when no call into Triton is left."""
         self._closed.set()
         self._thread.join()
+        # Triton's process for a model tears itself down before what is still named here, and crashes when that goes
+        # (triton-inference-server/server#8662).
+        self._known.clear()
+        self._families.clear()
 
     def _run(self) -> None:
         try:

@@ -115,3 +115,4 @@ def test_mutual_tls_without_http(bundle: Path, tmp_path: Path) -> None:
             with Guard(server.endpoints.grpc, tls=tls, deadline_s=5.0) as guard:
                 assert not guard.health().readiness.live
         assert server.stop() == 0
+    assert "Fatal Python error" not in (tmp_path / "log").read_text()
