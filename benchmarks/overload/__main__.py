@@ -34,9 +34,8 @@ from benchmarks.chaos.report import say
 from benchmarks.chaos.server import ROOT
 from benchmarks.chaos.texts import Known, at_rest, new_mark
 from benchmarks.chaos.wire import CHANNEL_OPTIONS, INFER, Wire
-from benchmarks.latency.schedule import poisson
 from benchmarks.overload.calls import CONCURRENCY, Caller, flood, measure_capacity
-from benchmarks.overload.judgement import CALM, Found, Phase, deadline_for, found, latency, phases, schedule
+from benchmarks.overload.judgement import Found, Phase, deadline_for, found, latency, phases, schedule
 from benchmarks.overload.report import document, plots, values
 from benchmarks.report import origin, write_json
 from benchmarks.soak_memory import Sample, Sampler, measure, plot
@@ -61,7 +60,7 @@ async def drive(
         say(f"overload: capacity {capacity:.2f} right verdicts/s, {args.concurrency} callers ({dict(words)})")
         if capacity <= 0:
             raise RuntimeError("no verdict came while the capacity was measured")
-        caller.deadline_s = args.deadline or await calm_deadline(caller, capacity, run[0].seconds, seed=args.seed)
+        caller.deadline_s = args.deadline or await calm_deadline(caller, capacity, run[0], seed=args.seed)
         say(f"overload: deadline {caller.deadline_s:.1f} s")
         moments = schedule(run, capacity, seed=args.seed)
         epoch, cpu = time.monotonic(), time.process_time()
@@ -74,10 +73,10 @@ async def drive(
     return result, sampler.samples
 
 
-async def calm_deadline(caller: Caller, capacity: float, seconds: float, *, seed: int) -> float:
-    """Seconds: `deadline_for` the p99 of verdicts at the load of the calm phases. Raises RuntimeError where none
-    came."""
-    moments = poisson(CALM * capacity, seconds, seed=f"{seed} deadline")
+async def calm_deadline(caller: Caller, capacity: float, calm: Phase, *, seed: int) -> float:
+    """Seconds: `deadline_for` the p99 of verdicts in a phase like that, whose requests come as they will come in it:
+    others' p99 can be half as much again. Raises RuntimeError where no verdict came."""
+    moments = schedule([calm], capacity, seed=seed)
     _, answers = await flood(caller, moments, say=say)
     p99_ms = latency([one for came in answers.values() for one in came], "right").p99
     if p99_ms is None:
