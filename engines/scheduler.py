@@ -217,8 +217,9 @@ class Scheduler:
             self._thinking_ns.note(now_ns - call.began_ns)
         elif entry.usual:
             self._forecast.took(now_ns - entry.since_ns, entry.ahead)
-            self._since_ns = now_ns
             self._usual_work.note(entry.work)
+        if not entry.slow:
+            self._since_ns = now_ns
         self._note_change()
 
     def _runnable(self) -> list[_Entry]:
