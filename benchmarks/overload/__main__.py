@@ -74,8 +74,8 @@ async def drive(
 
 
 async def calm_deadline(caller: Caller, capacity: float, calm: Phase, *, seed: int) -> float:
-    """Seconds: `deadline_for` the p99 of verdicts in a phase like that, whose requests come as they will come in it:
-    others' p99 can be half as much again. Raises RuntimeError where no verdict came."""
+    """Seconds: `deadline_for` the p99 of verdicts in a phase like that, whose requests come as they will come in it.
+    Raises RuntimeError where no verdict came."""
     moments = schedule([calm], capacity, seed=seed)
     _, answers = await flood(caller, moments, say=say)
     p99_ms = latency([one for came in answers.values() for one in came], "right").p99
